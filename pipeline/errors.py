@@ -1,0 +1,46 @@
+"""Every error this package raises on purpose, in one place.
+
+A message says what was expected, what was found, where, and what to do. The class says who has to
+act: the user (`ConfigError`, `CatalogError`), the archive (`ArchiveError` and its children), or
+nobody (`FrameError` and `NotCovered` become counted skips in the manifest).
+"""
+
+
+class PipelineError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+
+class ConfigError(PipelineError):
+    """A survey description, a command-line value or a file name the user chose cannot be used."""
+
+
+class CatalogError(PipelineError):
+    """The object list as a whole cannot be used (missing column, too many bad rows)."""
+
+
+class ExposureIndexError(PipelineError):
+    """The exposure index cannot be read or does not say what it must."""
+
+
+class ArchiveError(PipelineError):
+    """An archive did not give what was asked for, after all retries."""
+
+
+class NotInArchive(ArchiveError):
+    """The server says that the file does not exist (404, 410)."""
+
+
+class BadPayload(ArchiveError):
+    """The server answered, but not with the file: an HTML page, a truncated body, a lie about its size."""
+
+
+class FrameError(PipelineError):
+    """A frame or one of its sidecars is corrupt, incomplete or contradicts its own name."""
+
+
+class SequenceError(PipelineError):
+    """A per-object HDF5 file is missing, corrupt or not of the schema it claims."""
+
+
+class DatasetError(PipelineError):
+    """A dataset directory is missing, incomplete or contradicts its manifest."""

@@ -1,0 +1,159 @@
+"""Every file and directory name, in one place: SDSS's own names, and ours.
+
+Sources: frame-* and photoField data models (https://data.sdss.org/datamodel/), DR7 DAS layout
+(https://classic.sdss.org/dr7/dm/flatFiles/).
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.bands import BANDS, Band
+from pipeline.errors import ConfigError, FrameError
+
+Layout = Literal["sas-dr8", "das-dr7"]
+"""The two forms SDSS imaging comes in: `frame-*.fits.bz2` (DR8+) and `fpC-*.fit.gz` (DR7)."""
+
+_FRAME = re.compile(r"frame-([ugriz])-(\d{6})-([1-6])-(\d{4})\.fits\.bz2")
+_FPC = re.compile(r"fpC-(\d{6})-([ugriz])([1-6])-(\d{4})\.fit\.gz")
+_OBJECT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
+N_SHARDS = 100
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FrameId:
+    """One band of one exposure: what a frame file's name says it is."""
+
+    layout: Layout
+    run: int
+    rerun: int
+    camcol: int
+    field: int
+    band: Band
+
+    def __str__(self) -> str:
+        return f"{self.run}/{self.rerun}/{self.camcol}/{self.field}/{self.band}"
+
+
+def frame_file(frame: FrameId) -> str:
+    """Name of the image file, as the archive spells it."""
+    if frame.layout == "sas-dr8":
+        return f"frame-{frame.band}-{frame.run:06d}-{frame.camcol}-{frame.field:04d}.fits.bz2"
+    return f"fpC-{frame.run:06d}-{frame.band}{frame.camcol}-{frame.field:04d}.fit.gz"
+
+
+def parse_frame_file(name: str, *, rerun: int) -> FrameId:
+    """Read a frame's identity from its file name; the rerun is in the folder, not in the name.
+
+    Raises
+    ------
+    FrameError
+        The name is neither a DR8+ `frame-*` nor a DR7 `fpC-*` name.
+    """
+    if match := _FRAME.fullmatch(name):
+        band, run, camcol, field = match.groups()
+        return FrameId("sas-dr8", int(run), rerun, int(camcol), int(field), _band(band))
+    if match := _FPC.fullmatch(name):
+        run, band, camcol, field = match.groups()
+        return FrameId("das-dr7", int(run), rerun, int(camcol), int(field), _band(band))
+    raise FrameError(
+        f"{name!r} is not an SDSS frame name: expected frame-<band>-<run>-<camcol>-<field>.fits.bz2 "
+        "or fpC-<run>-<band><camcol>-<field>.fit.gz"
+    )
+
+
+def _band(letter: str) -> Band:
+    return next(band for band in BANDS if band == letter)
+
+
+def frame_path(frame: FrameId, *, sas_root: str = "sas/dr17/eboss") -> str:
+    """Path of the image file below the archive's base URL."""
+    if frame.layout == "sas-dr8":
+        return f"{sas_root}/photoObj/frames/{frame.rerun}/{frame.run}/{frame.camcol}/{frame_file(frame)}"
+    return f"imaging/{frame.run}/{frame.rerun}/corr/{frame.camcol}/{frame_file(frame)}"
+
+
+def mask_path(frame: FrameId, *, sas_root: str = "sas/dr17/eboss") -> str:
+    """Path of the frame's fpM mask planes below the archive's base URL."""
+    name = f"fpM-{frame.run:06d}-{frame.band}{frame.camcol}-{frame.field:04d}.fit"
+    if frame.layout == "sas-dr8":
+        return f"{sas_root}/photo/redux/{frame.rerun}/{frame.run}/objcs/{frame.camcol}/{name}.gz"
+    return f"imaging/{frame.run}/{frame.rerun}/objcs/{frame.camcol}/{name}"
+
+
+def photofield_path(run: int, rerun: int, camcol: int, *, sas_root: str = "sas/dr17/eboss") -> str:
+    """Path of the DR8+ field table of one run and camcol."""
+    return f"{sas_root}/photoObj/{rerun}/{run}/photoField-{run:06d}-{camcol}.fits"
+
+
+def tsfield_path(run: int, rerun: int, camcol: int, field: int) -> str:
+    """Path of the DR7 calibration table of one field."""
+    name = f"tsField-{run:06d}-{camcol}-{rerun}-{field:04d}.fit"
+    return f"imaging/{run}/{rerun}/calibChunks/{camcol}/{name}"
+
+
+def calibration_path(frame: FrameId, *, sas_root: str = "sas/dr17/eboss") -> str:
+    """Path of the table that calibrates `frame`: photoField (DR8+) or tsField (DR7)."""
+    if frame.layout == "sas-dr8":
+        return photofield_path(frame.run, frame.rerun, frame.camcol, sas_root=sas_root)
+    return tsfield_path(frame.run, frame.rerun, frame.camcol, frame.field)
+
+
+def check_object_id(object_id: str) -> str:
+    """Return `object_id` if it can be a file name that stays in its folder.
+
+    Raises
+    ------
+    ConfigError
+        It holds anything but letters, digits, `_ . + -`, starts with a sign or dot, or is over 64 long.
+    """
+    if not _OBJECT_ID.fullmatch(object_id):
+        raise ConfigError(
+            f"object id {object_id!r} cannot be a file name: use 1-64 letters, digits, '_', '.', '+', '-', "
+            "starting with a letter or digit"
+        )
+    return object_id
+
+
+def sequence_path(object_id: str) -> str:
+    """Path of an object's HDF5 file inside its dataset, sharded so that no folder grows past 1 % of the objects."""
+    check_object_id(object_id)
+    number = int(object_id) if object_id.isdecimal() else zlib.crc32(object_id.encode())
+    return f"objects/{number % N_SHARDS:02d}/{object_id}.h5"
+
+
+MANIFEST_FILE = "manifest.parquet"
+SKIPS_FILE = "skips.parquet"
+FRAMES_FILE = "frames.parquet"
+DATASET_FILE = "dataset.json"
+CARD_FILE = "README.md"
+CELLS_FOLDER = "cells"
+
+
+def dataset_dir(root: Path, survey: str, version: str) -> Path:
+    """Directory of one published dataset version."""
+    return root / "datasets" / survey / version
+
+
+def building_dir(root: Path, survey: str, version: str) -> Path:
+    """Directory a dataset version grows in until it is published by one rename."""
+    return root / "datasets" / survey / f".building-{version}"
+
+
+def latest_pointer(root: Path, survey: str) -> Path:
+    """Text file that names the newest published version."""
+    return root / "datasets" / survey / "latest"
+
+
+def cache_dir(root: Path) -> Path:
+    """Directory of files fetched from archives, laid out as the servers lay them out."""
+    return root / "cache"
+
+
+def run_dir(root: Path, run: str) -> Path:
+    """Directory of one training run: resolved configuration, metrics, weights, evaluation."""
+    return root / "runs" / run

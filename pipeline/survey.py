@@ -1,0 +1,239 @@
+"""A survey as typed, frozen configuration, read from one TOML file.
+
+A survey description says where the object list, the exposure index and the frames are, which of
+them to use, and how thumbnails are cut. `data_manifest/surveys/` holds the ones that ship.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.bands import BANDS, Band
+from pipeline.errors import ConfigError
+from pipeline.naming import Layout
+
+Degrees = Annotated[float, Field(ge=-360, le=360)]
+
+
+class Config(BaseModel):
+    """Base of all configuration: frozen, and a misspelt key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ArchiveConfig(Config):
+    """One server that holds frames, with its mirrors."""
+
+    name: str
+    layout: Layout
+    base_urls: tuple[str, ...] = Field(min_length=1)
+    """Mirrors in order of preference, each ending in '/'; `{root}` stands for --archive-root."""
+    sas_root: str = "sas/dr17/eboss"
+    """Where photoObj/ and photo/ are below the base URL (`sas-dr8` only)."""
+    max_connections: int = Field(default=4, ge=1, le=16)
+    max_file_mb: float = Field(default=64, gt=0)
+    """No archive file is larger; more is a lie or a bomb. Also bounds the decompressed size."""
+    timeout_s: float = Field(default=30, gt=0)
+    attempts: int = Field(default=4, ge=1)
+
+
+class SkyServerIndex(Config):
+    """Fields of one archive from a SkyServer SQL page (table `Field`, CSV)."""
+
+    kind: Literal["skyserver"]
+    archive: str
+    url: str
+    first_run: int = 0
+    last_run: int = 9999
+
+
+class PhotoFieldIndex(Config):
+    """Fields of one archive from its DR8+ photoField tables."""
+
+    kind: Literal["photofield"]
+    archive: str
+    rerun: int = 301
+    runs: tuple[int, ...]
+    camcols: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
+
+
+class TsFieldIndex(Config):
+    """Fields of one archive, listed by hand and described by their DR7 tsField tables."""
+
+    kind: Literal["tsfield"]
+    archive: str
+    fields: tuple[tuple[int, int, int, int], ...]
+    """(run, rerun, camcol, field) of each."""
+
+
+IndexConfig = Annotated[SkyServerIndex | PhotoFieldIndex | TsFieldIndex, Field(discriminator="kind")]
+
+
+class CatalogConfig(Config):
+    """Where the object list is and how its labels become classes."""
+
+    source: str
+    """File path, or a URL in which `{root}` stands for --archive-root."""
+    format: Literal["sako-master", "list"] = "sako-master"
+    """`sako-master`: the SDSS-II SN Survey's master table; `list`: CSV with cid, ra_deg, dec_deg and optional label."""
+    class_map: str = "sako2018"
+    """Name of a file in data_manifest/class_maps, or a path."""
+    max_bad_fraction: float = Field(default=0.05, ge=0, le=1)
+    """Bad rows are skipped and counted; above this fraction the table itself is refused."""
+
+
+class Season(Config):
+    """One observing season: objects are assigned by id, exposures by date."""
+
+    name: str
+    mjd_start: float
+    mjd_end: float
+    first_cid: int | None = None
+    last_cid: int | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.mjd_end <= self.mjd_start:
+            raise ValueError(f"season {self.name}: mjd_end must be after mjd_start")
+        return self
+
+
+class SelectionConfig(Config):
+    """Which exposures are used."""
+
+    max_psf_fwhm_arcsec: float = 3.0
+    """In r. The SN survey's own cut was 1.8."""
+    min_quality: Literal["any", "acceptable", "good"] = "acceptable"
+    """Field quality: 3 GOOD, 2 ACCEPTABLE, 1 BAD, 4 MISSING, 5 HOLE."""
+    seasons: tuple[Season, ...] = ()
+    """Empty: every exposure. Else an object uses the exposures of its own season (by cid), or of all of these."""
+    column_margin_px: int = Field(default=16, ge=0)
+    """An object this far outside the column edges still gets a (partly covered) thumbnail."""
+    min_coverage: float = Field(default=0.5, ge=0, le=1)
+    """A thumbnail with a smaller part on the frame is skipped and counted."""
+
+
+class ThumbnailConfig(Config):
+    """The common grid of all thumbnails."""
+
+    size: int = Field(default=32, ge=8, le=512)
+    pixel_scale_arcsec: float = Field(default=0.396, gt=0)
+    kernel: Literal["nearest", "bilinear", "cubic", "quintic"] = "quintic"
+    bands: tuple[Band, ...] = BANDS
+
+
+class CellConfig(Config):
+    """The unit of work: one camcol's width × `ra_width_deg`, one season."""
+
+    ra_width_deg: float = Field(default=1.0, gt=0, le=360)
+
+
+class SplitConfig(Config):
+    """Object-level folds."""
+
+    folds: int = Field(default=5, ge=2)
+    seed: int = 0
+    duplicate_radius_arcsec: float = Field(default=2.0, ge=0)
+    """Objects nearer than this always share a fold."""
+
+
+class SurveyConfig(Config):
+    """Everything `build-dataset` needs to know about a survey."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
+    title: str
+    catalog: CatalogConfig
+    archives: tuple[ArchiveConfig, ...] = Field(min_length=1)
+    index: tuple[IndexConfig, ...] = Field(min_length=1)
+    selection: SelectionConfig = SelectionConfig()
+    thumbnails: ThumbnailConfig = ThumbnailConfig()
+    cells: CellConfig = CellConfig()
+    splits: SplitConfig = SplitConfig()
+    simulation: dict[str, Any] | None = None
+    """Figures of a simulated survey; validated by `pipeline.simulate`."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        known = {archive.name for archive in self.archives}
+        if len(known) != len(self.archives):
+            raise ValueError("two archives have the same name")
+        for source in self.index:
+            if source.archive not in known:
+                raise ValueError(f"index names archive {source.archive!r}, but only {sorted(known)} are described")
+        return self
+
+    def archive(self, name: str) -> ArchiveConfig:
+        """The archive called `name` (KeyError cannot happen for names inside the survey)."""
+        return next(archive for archive in self.archives if archive.name == name)
+
+    def with_root(self, archive_root: str | None) -> SurveyConfig:
+        """Replace `{root}` in every URL by `archive_root` (no trailing slash needed).
+
+        Raises
+        ------
+        ConfigError
+            The survey uses `{root}` and none was given.
+        """
+        text = self.model_dump_json()
+        if "{root}" not in text:
+            return self
+        if archive_root is None:
+            raise ConfigError(f"survey {self.name!r} has no fixed archive: say where it is with --archive-root URL")
+        return SurveyConfig.model_validate_json(text.replace("{root}", archive_root.rstrip("/")))
+
+    def fingerprint(self) -> str:
+        """sha256 of what decides the content of a dataset: all but server addresses and patience."""
+        content = self.model_dump(mode="json", exclude={"simulation", "title"})
+        for archive in content["archives"]:
+            for key in ("base_urls", "max_connections", "timeout_s", "attempts"):
+                del archive[key]
+        for source in content["index"]:
+            source.pop("url", None)
+        del content["catalog"]["source"]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def load_survey(name_or_path: str | Path) -> SurveyConfig:
+    """Read a survey description that ships with the package (`demo`) or lies at a path.
+
+    Raises
+    ------
+    ConfigError
+        No such description, not TOML, or a key is missing, unknown or out of range; the message names it.
+    """
+    where, text = _read_description(name_or_path)
+    try:
+        content: Mapping[str, Any] = tomllib.loads(text)
+        return SurveyConfig.model_validate(content)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where} is not TOML: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """One line per wrong key of a pydantic error."""
+    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}" for item in error.errors())
+
+
+def _read_description(name_or_path: str | Path) -> tuple[str, str]:
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        try:
+            return str(path), path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"cannot read survey description {path}: {error.strerror}") from error
+    shipped = files("data_manifest") / "surveys"
+    candidate = shipped / f"{name_or_path}.toml"
+    if not candidate.is_file():
+        names = sorted(entry.name.removesuffix(".toml") for entry in shipped.iterdir() if entry.name.endswith(".toml"))
+        raise ConfigError(f"no survey {str(name_or_path)!r}: give a path to a .toml file, or one of {', '.join(names)}")
+    return f"survey {name_or_path}", candidate.read_text(encoding="utf-8")
