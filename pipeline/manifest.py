@@ -152,7 +152,7 @@ def open_dataset(path: str | Path) -> Dataset:
     if info.schema_version > SCHEMA_VERSION:
         raise DatasetError(f"{path} has schema version {info.schema_version}, this software reads {SCHEMA_VERSION}")
     table = _read_table(path / MANIFEST_FILE)
-    names = [field for field in ObjectRow.__dataclass_fields__]
+    names = list(ObjectRow.__dataclass_fields__)
     if missing := set(names) - set(table.column_names):
         raise DatasetError(f"{path / MANIFEST_FILE} lacks columns {sorted(missing)}")
     rows = tuple(ObjectRow(**row) for row in table.select(names).to_pylist())

@@ -193,9 +193,7 @@ def _read(file: h5py.File, path: Path) -> Sequence:
     version = file.attrs.get("schema_version")
     if version != SCHEMA_VERSION:
         raise SequenceError(f"{path} has schema version {version!r}, this software reads {SCHEMA_VERSION}: update it")
-    values: dict[str, Any] = {
-        field: convert(file.attrs[key]) for key, (field, convert) in _ATTRIBUTES.items()
-    }
+    values: dict[str, Any] = {field: convert(file.attrs[key]) for key, (field, convert) in _ATTRIBUTES.items()}
     for name, column in COLUMNS.items():
         dataset = file[name]
         if not isinstance(dataset, h5py.Dataset) or dataset.dtype != np.dtype(column.dtype):
@@ -207,5 +205,3 @@ def _read(file: h5py.File, path: Path) -> Sequence:
     if problems := sequence.problems():
         raise SequenceError(f"{path}: {'; '.join(problems)}")
     return sequence
-
-

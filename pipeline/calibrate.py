@@ -1,0 +1,144 @@
+"""From counts to nanomaggies: field calibration tables, detector noise and the sky of a frame.
+
+Sources: photoField and tsField data models
+(https://data.sdss.org/datamodel/files/BOSS_PHOTOOBJ/RERUN/RUN/photoField.html,
+https://classic.sdss.org/dr7/dm/flatFiles/tsField.html) and the DR7 flux calibration
+(https://classic.sdss.org/dr7/algorithms/fluxcal.html).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import sep
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from pipeline.bands import BANDS
+from pipeline.compressed import read_bytes
+from pipeline.errors import FrameError
+from pipeline.naming import FrameId
+
+EXPOSURE_S = 53.907456
+"""Effective exposure of a drift scan; DR7 zero points refer to counts per this many seconds."""
+SKY_MESH_PX = 256
+"""Mesh of the sky model, 1.7′: wide enough not to eat a galaxy, narrow enough for scattered light."""
+
+
+class ZeropointSource(IntEnum):
+    """Where a frame's zero point comes from."""
+
+    FRAME = 1
+    TSFIELD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class FieldCalibration:
+    """What the survey's own field table says of one frame."""
+
+    gain_e_per_count: float
+    dark_variance_counts2: float
+    nmgy_per_count: float
+    psf_fwhm_arcsec: float
+    sky_nmgy_arcsec2: float
+    airmass: float
+    quality: int
+    mjd_tai_row0: float
+
+
+def read_calibration(path: Path, frame: FrameId) -> FieldCalibration:
+    """Read the row of `frame` from its photoField (DR8+) or tsField (DR7) table.
+
+    Raises
+    ------
+    FrameError
+        The table is unreadable, belongs to another run, camcol or rerun, or lacks the field or a column.
+    """
+    try:
+        with fits.open(BytesIO(read_bytes(path))) as hdus:
+            if frame.layout == "sas-dr8":
+                return _photofield(hdus[1].data, frame, path)
+            _check_header(hdus[0].header, frame, path)
+            return _tsfield(hdus[1].data, frame, path)
+    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise FrameError(f"{path.name} is not a readable calibration table of frame {frame}: {error}") from error
+
+
+def _check_header(header: fits.Header, frame: FrameId, path: Path) -> None:
+    found = (header["RUN"], header["CAMCOL"], header["RERUN"])
+    if tuple(int(value) for value in found) != (frame.run, frame.camcol, frame.rerun):
+        raise FrameError(f"{path.name} says run, camcol, rerun {found}, its name says {frame}")
+
+
+def _photofield(table: fits.FITS_rec, frame: FrameId, path: Path) -> FieldCalibration:
+    match = (
+        (table["RUN"] == frame.run)
+        & (table["CAMCOL"] == frame.camcol)
+        & (table["FIELD"] == frame.field)
+        & (np.char.strip(table["RERUN"].astype(str)) == str(frame.rerun))
+    )
+    row = _only_row(table, match, frame, path)
+    band = BANDS.index(frame.band)
+    return FieldCalibration(
+        gain_e_per_count=float(row["GAIN"][band]),
+        dark_variance_counts2=float(row["DARK_VARIANCE"][band]),
+        nmgy_per_count=float(row["NMGYPERCOUNT"][band]),
+        psf_fwhm_arcsec=float(row["PSF_WIDTH"][band]),
+        sky_nmgy_arcsec2=float(row["SKY"][band]),
+        airmass=float(row["AIRMASS"][band]),
+        quality=int(row["QUALITY"]),
+        mjd_tai_row0=float(row["MJD"][band]),
+    )
+
+
+def _tsfield(table: fits.FITS_rec, frame: FrameId, path: Path) -> FieldCalibration:
+    row = _only_row(table, table["field"] == frame.field, frame, path)
+    band = BANDS.index(frame.band)
+    airmass = float(row["airmass"][band])
+    # maggies = counts / exptime * 10^(0.4 (aa + kk * airmass)); aa is negative, so this is a small number.
+    exponent = 0.4 * (float(row["aa"][band]) + float(row["kk"][band]) * airmass)
+    return FieldCalibration(
+        gain_e_per_count=float(row["gain"][band]),
+        dark_variance_counts2=float(row["dark_variance"][band]),
+        nmgy_per_count=1e9 * 10**exponent / EXPOSURE_S,
+        psf_fwhm_arcsec=float(row["psf_width"][band]),
+        sky_nmgy_arcsec2=1e9 * float(row["sky"][band]),
+        airmass=airmass,
+        quality=int(row["quality"]),
+        mjd_tai_row0=float(row["mjd"][band]),
+    )
+
+
+def _only_row(table: fits.FITS_rec, match: NDArray[np.bool_], frame: FrameId, path: Path) -> fits.FITS_record:
+    found = np.flatnonzero(match)
+    if len(found) != 1:
+        raise FrameError(f"{path.name} has {len(found)} rows of field {frame}, expected one")
+    return table[int(found[0])]
+
+
+def variance_nmgy2(
+    counts_YX: NDArray[np.float32], nmgy_per_count: NDArray[np.float32] | float, calibration: FieldCalibration
+) -> NDArray[np.float32]:
+    """Variance of each pixel from its counts, sky included and bias removed [nMgy²].
+
+    Source: "calculating errors" in https://data.sdss.org/datamodel/files/BOSS_PHOTOOBJ/frames/RERUN/RUN/CAMCOL/frame.html
+    """
+    electrons_YX = np.maximum(counts_YX, 0)
+    noise_YX = electrons_YX / np.float32(calibration.gain_e_per_count) + np.float32(calibration.dark_variance_counts2)
+    return np.asarray(noise_YX * np.square(nmgy_per_count, dtype=np.float32), dtype=np.float32)
+
+
+def sky_counts(counts_YX: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Smooth sky of a whole frame [counts], its sources masked out.
+
+    Two passes of Source Extractor's background: the second ignores all pixels that the first finds
+    2.5 σ above the sky, so that haloes of galaxies do not lift it.
+    """
+    first = sep.Background(counts_YX, bw=SKY_MESH_PX, bh=SKY_MESH_PX)
+    sources_YX = counts_YX > first.back(dtype=np.float32) + np.float32(2.5 * first.globalrms)
+    second = sep.Background(counts_YX, mask=sources_YX, bw=SKY_MESH_PX, bh=SKY_MESH_PX)
+    return np.asarray(second.back(dtype=np.float32))

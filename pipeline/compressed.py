@@ -1,0 +1,68 @@
+"""Decompress bytes from an archive: bounded, and with the stream's own checksum enforced."""
+
+from __future__ import annotations
+
+import bz2
+import zlib
+from pathlib import Path
+
+from pipeline.errors import FrameError
+
+MAX_BYTES = 64 * 2**20
+"""Largest file that SDSS imaging holds, opened: a frame is 12.4 MB, a run's photoField 1.5–3 MB."""
+
+
+def read_bytes(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """Content of `path`, decompressed if its name ends in .bz2 or .gz.
+
+    Raises
+    ------
+    FrameError
+        The stream is corrupt, cut short, or opens to more than `max_bytes`.
+    """
+    raw = path.read_bytes()
+    if len(raw) > max_bytes:
+        raise FrameError(f"{path.name} is {len(raw)} bytes, more than the {max_bytes} any SDSS file has")
+    try:
+        if path.suffix == ".bz2":
+            return _drain(path.name, raw, max_bytes, bz2.BZ2Decompressor)
+        if path.suffix == ".gz":
+            return _drain(path.name, raw, max_bytes, lambda: _Gzip())
+    except (OSError, zlib.error) as error:
+        raise FrameError(f"{path.name} is corrupt: {error}") from error
+    return raw
+
+
+class _Gzip:
+    """zlib's gzip reader with the interface of `bz2.BZ2Decompressor`; checks CRC and length at the end."""
+
+    def __init__(self) -> None:
+        self._stream = zlib.decompressobj(wbits=31)
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._stream.decompress(data, max_length)
+
+    @property
+    def eof(self) -> bool:
+        return self._stream.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._stream.unused_data
+
+
+def _drain(name: str, raw: bytes, max_bytes: int, new_stream) -> bytes:  # type: ignore[no-untyped-def]
+    """Decompress all concatenated streams of `raw` in memory."""
+    parts: list[bytes] = []
+    room = max_bytes
+    while raw:
+        stream = new_stream()
+        part = stream.decompress(raw, room + 1)
+        if len(part) > room:
+            raise FrameError(f"{name} opens to more than {max_bytes} bytes: refused")
+        if not stream.eof:
+            raise FrameError(f"{name} is cut short: its compressed stream has no end")
+        parts.append(part)
+        room -= len(part)
+        raw = stream.unused_data.lstrip(b"\0")
+    return b"".join(parts)
