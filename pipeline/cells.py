@@ -1,0 +1,388 @@
+"""Build one cell: fetch its frames, cut them one by one, and leave finished per-object files.
+
+A cell is idempotent: its done-marker lists the sha256 of every file it wrote, and a rerun redoes
+the cell only if its inputs or those files changed. Decoding runs in the executor it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.archive import Archive, Fetched
+from pipeline.atomic import write_text
+from pipeline.bands import BAND_ID, Band
+from pipeline.catalog import Target
+from pipeline.errors import BadPayload, FrameError, NotInArchive
+from pipeline.frames import read_frame
+from pipeline.manifest import Skip, file_sha256
+from pipeline.naming import CELLS_FOLDER, FrameId, calibration_path, frame_path, mask_path, sequence_path
+from pipeline.plan import Cell, Exposure
+from pipeline.sequences import COLUMNS, Sequence, write_sequence
+from pipeline.survey import SurveyConfig, ThumbnailConfig
+from pipeline.thumbnails import cut_thumbnails, target_wcs_header
+from pipeline.version import software_version
+
+IN_FLIGHT_PER_WORKER = 3
+"""Frames fetched ahead of each decoding worker: enough to never wait, few enough to bound memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameJob:
+    """All that a worker needs to cut one frame."""
+
+    archive: str
+    path: str
+    frame: FrameId
+    frame_file: Fetched
+    calibration_file: Fetched
+    mask_file: Fetched | None
+    targets: tuple[Target, ...]
+    config: ThumbnailConfig
+
+
+@dataclass(frozen=True, slots=True)
+class FrameCut:
+    """What came of one frame: one record per target it covers, with the keys of `sequences.COLUMNS`."""
+
+    frame: FrameId
+    records: dict[str, dict[str, Any]]
+    """By object id."""
+    row: dict[str, Any]
+    """The frame's row in frames.parquet."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellProgress:
+    """Where a cell stands; given to the progress callback after every frame."""
+
+    cell_id: str
+    frames_done: int
+    frames_total: int
+    bytes_fetched: int
+    thumbnails: int
+
+
+class CellResult(BaseModel):
+    """What a cell wrote; also the content of its done-marker."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cell_id: str
+    input_hash: str
+    objects: tuple[dict[str, Any], ...]
+    """Rows of the manifest, without the fold."""
+    frames: tuple[dict[str, Any], ...]
+    skips: tuple[dict[str, str], ...]
+    band_moments: dict[str, tuple[float, float, float]]
+    """Per band: number of covered pixels, their sum [nMgy] and sum of squares."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What became of one frame: its cut, or the reason why there is none."""
+
+    cut: FrameCut | None
+    skips: tuple[Skip, ...]
+    bytes_fetched: int
+
+
+@dataclass(slots=True)
+class _Harvest:
+    """What accumulates while a cell's frames come in; touched by one thread only."""
+
+    records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    frames: list[dict[str, Any]] = field(default_factory=list)
+    skips: list[Skip] = field(default_factory=list)
+    done: int = 0
+    bytes_fetched: int = 0
+    thumbnails: int = 0
+
+
+def cut_frame(job: FrameJob) -> FrameCut:
+    """Decode one frame once and cut the thumbnails of all its targets.
+
+    Raises
+    ------
+    FrameError
+        One of its three files is corrupt or contradicts its name.
+    """
+    mask = job.mask_file.path if job.mask_file else None
+    frame = read_frame(job.frame_file.path, job.calibration_file.path, mask, rerun=job.frame.rerun)
+    if frame.id != job.frame:
+        raise FrameError(f"{job.frame_file.path.name} was asked for as frame {job.frame}")
+    ra_deg = np.array([target.ra_deg for target in job.targets])
+    dec_deg = np.array([target.dec_deg for target in job.targets])
+    cut = cut_thumbnails(frame, ra_deg, dec_deg, job.config)
+    shared = {
+        "band_id": BAND_ID[job.frame.band],
+        "run": job.frame.run,
+        "rerun": job.frame.rerun,
+        "camcol": job.frame.camcol,
+        "field": job.frame.field,
+        "zeropoint": frame.zeropoint_nmgy,
+        "zeropoint_source": int(frame.zeropoint_source),
+        "psf_fwhm_arcsec": frame.calibration.psf_fwhm_arcsec,
+        "sky_nmgy_arcsec2": frame.calibration.sky_nmgy_arcsec2,
+        "airmass": frame.calibration.airmass,
+        "quality": frame.calibration.quality,
+        "frame_sha256": job.frame_file.sha256,
+    }
+    records = {
+        target.object_id: shared
+        | {
+            "image": cut.image_THW[t],
+            "variance": cut.variance_THW[t],
+            "mask": cut.mask_THW[t],
+            "coverage": float(cut.coverage_T[t]),
+            "x_pix": float(cut.x_pix_T[t]),
+            "y_pix": float(cut.y_pix_T[t]),
+            "mjd_tai": float(cut.mjd_tai_T[t]),
+        }
+        for t, target in enumerate(job.targets)
+    }
+    row = {key: shared[key] for key in ("run", "rerun", "camcol", "field", "quality")} | {
+        "archive": job.archive,
+        "path": job.path,
+        "band": job.frame.band,
+        "sha256": job.frame_file.sha256,
+        "bytes": job.frame_file.n_bytes,
+        "psf_fwhm_arcsec": frame.calibration.psf_fwhm_arcsec,
+        "sky_nmgy_arcsec2": frame.calibration.sky_nmgy_arcsec2,
+        "mjd_tai": float(frame.mjd_tai(np.float64(frame.image_YX.shape[0] / 2))),
+    }
+    return FrameCut(frame=job.frame, records=records, row=row)
+
+
+def build_cell(
+    cell: Cell,
+    survey: SurveyConfig,
+    archive: Archive,
+    executor: Executor,
+    dataset: Path,
+    *,
+    dataset_id: str,
+    workers: int,
+    progress: Callable[[CellProgress], None] | None = None,
+) -> CellResult:
+    """Fetch, cut and write one cell into the dataset directory `dataset`; do nothing if it is done already.
+
+    Frames that the archive lacks or that stay corrupt after a second download become counted skips.
+
+    Raises
+    ------
+    ArchiveError
+        A server did not answer after all retries; nothing of the cell is marked done.
+    """
+    input_hash = cell.input_hash(survey.fingerprint())
+    marker = dataset / CELLS_FOLDER / f"{cell.cell_id}.json"
+    if (finished := _finished(marker, input_hash, dataset)) is not None:
+        return finished
+    harvest = _Harvest()
+    total = len(cell.visits) * len(survey.thumbnails.bands)
+    for outcome in _outcomes(cell, survey, archive, executor, workers):
+        _collect(outcome, survey, harvest)
+        if progress:
+            progress(CellProgress(cell.cell_id, harvest.done, total, harvest.bytes_fetched, harvest.thumbnails))
+    result = _write_objects(cell, survey, dataset, dataset_id, input_hash, harvest)
+    write_text(marker, result.model_dump_json() + "\n")
+    return result
+
+
+def _finished(marker: Path, input_hash: str, dataset: Path) -> CellResult | None:
+    """The marker's content if it is of these inputs and every file it lists is still what it was."""
+    try:
+        result = CellResult.model_validate_json(marker.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValidationError):
+        return None
+    if result.input_hash != input_hash:
+        return None
+    for row in result.objects:
+        file = dataset / row["file"]
+        if not file.is_file() or file_sha256(file) != row["sha256"]:
+            return None
+    return result
+
+
+def _outcomes(
+    cell: Cell, survey: SurveyConfig, archive: Archive, executor: Executor, workers: int
+) -> Iterator[_Outcome]:
+    """Fetch and cut all frames of the cell, a bounded number at a time, in whatever order they finish."""
+    targets = {target.object_id: target for target in cell.targets}
+    tasks = iter(
+        (visit.exposure, band, tuple(targets[object_id] for object_id in visit.object_ids))
+        for visit in cell.visits
+        for band in survey.thumbnails.bands
+    )
+    room = workers * IN_FLIGHT_PER_WORKER
+    with ThreadPoolExecutor(max_workers=room, thread_name_prefix="frame") as threads:
+        pending: set[Future[_Outcome]] = set()
+        try:
+            while True:
+                for task in islice(tasks, room - len(pending)):
+                    pending.add(threads.submit(_one_frame, *task, survey, archive, executor))
+                if not pending:
+                    return
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _one_frame(
+    exposure: Exposure,
+    band: Band,
+    targets: tuple[Target, ...],
+    survey: SurveyConfig,
+    archive: Archive,
+    executor: Executor,
+) -> _Outcome:
+    """Fetch one frame with its sidecars and cut it; a corrupt file is thrown away and fetched once more."""
+    frame = exposure.frame(band)
+    for last_attempt in (False, True):
+        try:
+            job, notes, n_bytes = _fetch(exposure, frame, targets, survey, archive)
+            cut = executor.submit(cut_frame, job).result()
+        except NotInArchive as error:
+            return _skipped("not-in-archive", error, frame)
+        except BadPayload as error:
+            return _skipped("bad-payload", error, frame)
+        except FrameError as error:
+            if last_attempt:
+                return _skipped("bad-frame", error, frame)
+            for path in _paths(exposure, frame, survey):
+                if PurePosixPath(path).name in str(error):
+                    archive.discard(exposure.archive, path)
+        else:
+            return _Outcome(cut, notes, n_bytes)
+    raise AssertionError("unreachable: the last attempt returns")
+
+
+def _skipped(reason: str, error: Exception, frame: FrameId) -> _Outcome:
+    return _Outcome(None, (Skip(reason, str(error), frame=str(frame)),), 0)
+
+
+def _paths(exposure: Exposure, frame: FrameId, survey: SurveyConfig) -> tuple[str, str, str]:
+    """Image, calibration table and mask planes of a frame, below the archive's base URL."""
+    sas_root = survey.archive(exposure.archive).sas_root
+    return (
+        frame_path(frame, sas_root=sas_root),
+        calibration_path(frame, sas_root=sas_root),
+        mask_path(frame, sas_root=sas_root),
+    )
+
+
+def _fetch(
+    exposure: Exposure, frame: FrameId, targets: tuple[Target, ...], survey: SurveyConfig, archive: Archive
+) -> tuple[FrameJob, tuple[Skip, ...], int]:
+    """The frame's three files, a note if it has no mask planes, and the bytes that came over the network."""
+    image_path, table_path, planes_path = _paths(exposure, frame, survey)
+    image = archive.fetch(exposure.archive, image_path)
+    table = archive.fetch(exposure.archive, table_path)
+    files, notes = [image, table], ()
+    planes = None
+    try:
+        planes = archive.fetch(exposure.archive, planes_path)
+        files.append(planes)
+    except NotInArchive as error:
+        notes = (Skip("no-mask", f"cut without mask planes: {error}", frame=str(frame)),)
+    job = FrameJob(exposure.archive, image_path, frame, image, table, planes, targets, survey.thumbnails)
+    return job, notes, sum(file.n_bytes for file in files if not file.from_cache)
+
+
+def _collect(outcome: _Outcome, survey: SurveyConfig, harvest: _Harvest) -> None:
+    """Take the thumbnails that are covered well enough; count the others."""
+    harvest.done += 1
+    harvest.bytes_fetched += outcome.bytes_fetched
+    harvest.skips.extend(outcome.skips)
+    if outcome.cut is None:
+        return
+    kept = 0
+    for object_id, record in outcome.cut.records.items():
+        if record["coverage"] < survey.selection.min_coverage:
+            detail = f"{record['coverage']:.2f} of the thumbnail on the frame"
+            harvest.skips.append(Skip("low-coverage", detail, object_id=object_id, frame=str(outcome.cut.frame)))
+            continue
+        harvest.records.setdefault(object_id, []).append(record)
+        kept += 1
+    harvest.thumbnails += kept
+    harvest.frames.append(outcome.cut.row | {"n_thumbnails": kept})
+
+
+def _write_objects(
+    cell: Cell, survey: SurveyConfig, dataset: Path, dataset_id: str, input_hash: str, harvest: _Harvest
+) -> CellResult:
+    rows = []
+    moments = {band: np.zeros(3) for band in survey.thumbnails.bands}
+    for target in cell.targets:
+        records = harvest.records.get(target.object_id)
+        if not records:
+            harvest.skips.append(Skip("no-image", "every frame that covers it was skipped", object_id=target.object_id))
+            continue
+        sequence = _sequence(target, records, survey, dataset_id)
+        file = sequence_path(target.object_id)
+        write_sequence(dataset / file, sequence)
+        rows.append(_manifest_row(target, sequence, file, dataset / file, cell.cell_id))
+        for band, moment in moments.items():
+            pixels = sequence.image[sequence.band_id == BAND_ID[band]].astype(np.float64)
+            pixels = pixels[np.isfinite(pixels)]
+            moment += (pixels.size, pixels.sum(), np.square(pixels).sum())
+    return CellResult(
+        cell_id=cell.cell_id,
+        input_hash=input_hash,
+        objects=tuple(rows),
+        frames=tuple(sorted(harvest.frames, key=lambda row: row["path"])),
+        skips=tuple(
+            {"reason": skip.reason, "detail": skip.detail, "object_id": skip.object_id, "frame": skip.frame}
+            for skip in sorted(harvest.skips, key=lambda skip: (skip.reason, skip.object_id, skip.frame))
+        ),
+        band_moments={band: tuple(moment.tolist()) for band, moment in moments.items()},
+    )
+
+
+def _sequence(target: Target, records: list[dict[str, Any]], survey: SurveyConfig, dataset_id: str) -> Sequence:
+    """Stack an object's records in time order."""
+    ordered = sorted(records, key=lambda record: (record["mjd_tai"], record["band_id"], record["run"]))
+    arrays = {
+        name: np.array([record[name] for record in ordered], dtype=column.dtype) for name, column in COLUMNS.items()
+    }
+    grid = {"size": survey.thumbnails.size, "pixel_scale_arcsec": survey.thumbnails.pixel_scale_arcsec}
+    return Sequence(
+        object_id=target.object_id,
+        survey=survey.name,
+        dataset_id=dataset_id,
+        ra_deg=target.ra_deg,
+        dec_deg=target.dec_deg,
+        class_name=target.class_name,
+        confirmation=target.confirmation,
+        pixel_scale_arcsec=survey.thumbnails.pixel_scale_arcsec,
+        wcs_header=target_wcs_header(target.ra_deg, target.dec_deg, **grid),
+        software_version=software_version(),
+        **arrays,
+    )
+
+
+def _manifest_row(target: Target, sequence: Sequence, file: str, path: Path, cell_id: str) -> dict[str, Any]:
+    counts = {f"n_{band}": int((sequence.band_id == number).sum()) for band, number in BAND_ID.items()}
+    return {
+        "object_id": target.object_id,
+        "class_name": target.class_name,
+        "confirmation": target.confirmation,
+        "ra_deg": target.ra_deg,
+        "dec_deg": target.dec_deg,
+        "file": file,
+        "sha256": file_sha256(path),
+        "n_images": len(sequence),
+        "mjd_first": float(sequence.mjd_tai[0]),
+        "mjd_last": float(sequence.mjd_tai[-1]),
+        "cell": cell_id,
+        **counts,
+    }
