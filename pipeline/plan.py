@@ -1,0 +1,269 @@
+"""What a build will do, before anything large is fetched: objects × exposures → cells, with volume and time.
+
+A cell is the unit of everything: the objects of one patch (camcol × RA interval) and season, with every
+exposure of theirs. An object is in exactly one cell, so a cell ends with finished per-object files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.bands import Band
+from pipeline.catalog import Catalog, Target
+from pipeline.exposures import ExposureIndex, R
+from pipeline.footprint import Footprint, choose_fields, covering
+from pipeline.manifest import Skip
+from pipeline.naming import FrameId, Layout
+from pipeline.survey import Season, SelectionConfig, SurveyConfig
+
+ALL_SEASONS: Final = "all"
+FRAME_MB: Final[Mapping[Layout, float]] = {"sas-dr8": 3.5, "das-dr7": 2.36}
+"""Mean size of a frame file, of ten real ones each."""
+SIDECAR_MB: Final[Mapping[Layout, float]] = {"sas-dr8": 0.61, "das-dr7": 1.48}
+"""fpM in five bands and the calibration table, per exposure (gzipped on the SAS only; of three real fields)."""
+FRAME_CPU_S: Final[Mapping[Layout, float]] = {"sas-dr8": 0.8, "das-dr7": 0.15}
+"""Time to decode and cut one frame on one core; bzip2 rules it."""
+TRANSFER_MB_PER_S: Final = 8.0
+"""What four connections to the SDSS servers are taken to give."""
+
+_QUALITIES: Final = {"any": (0, 1, 2, 3, 4, 5), "acceptable": (2, 3), "good": (3,)}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Exposure:
+    """One (run, camcol, field) of an archive, in all bands."""
+
+    archive: str
+    layout: Layout
+    run: int
+    rerun: int
+    camcol: int
+    field: int
+
+    def frame(self, band: Band) -> FrameId:
+        """One band of it."""
+        return FrameId(self.layout, self.run, self.rerun, self.camcol, self.field, band)
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """An exposure and the ids of the objects to cut from it, sorted."""
+
+    exposure: Exposure
+    object_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """The objects of one patch and season, with all their exposures."""
+
+    cell_id: str
+    season: str
+    targets: tuple[Target, ...]
+    visits: tuple[Visit, ...]
+
+    def input_hash(self, survey_fingerprint: str) -> str:
+        """sha256 of everything that decides the cell's content: equal hash, equal files."""
+        content = {
+            "survey": survey_fingerprint,
+            "cell": self.cell_id,
+            "targets": [
+                [target.object_id, repr(target.ra_deg), repr(target.dec_deg), target.class_name, target.confirmation]
+                for target in self.targets
+            ],
+            "visits": [[astuple(visit.exposure), visit.object_ids] for visit in self.visits],
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSummary:
+    """What the plan comes to. Volumes and hours are estimates from `FRAME_MB`, `FRAME_CPU_S`, `TRANSFER_MB_PER_S`."""
+
+    objects: int
+    exposures: int
+    """Distinct ones."""
+    frames: int
+    """Distinct ones, each fetched once."""
+    frame_reads: int
+    """Frames decoded: those that two cells share count twice."""
+    thumbnails: int
+    cells: int
+    gigabytes: dict[str, float]
+    """To fetch, per archive."""
+    hours: float
+    """On one core, fetching and cutting at the same time."""
+    left_out: dict[str, int]
+    """Exposures of the index that the selection leaves out: 'psf', 'quality', 'season' (the first that applies)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Cells in the order of their ids, and what could not be planned (the catalogue's skips included)."""
+
+    cells: tuple[Cell, ...]
+    skips: tuple[Skip, ...]
+    summary: PlanSummary
+
+
+def make_plan(survey: SurveyConfig, catalog: Catalog, index: ExposureIndex) -> Plan:
+    """Join objects and exposures into cells. The result does not depend on the order of rows in either.
+
+    An object of a season (by its id) uses that season's exposures; an object of none uses those of all seasons.
+    """
+    selection = survey.selection
+    targets = tuple(sorted(catalog.targets, key=lambda target: target.object_id))
+    verdict = _judge(index, selection)
+    seasons = [_season_of(target, selection.seasons) for target in targets]
+
+    covered = covering(
+        index,
+        np.array([target.ra_deg for target in targets]),
+        np.array([target.dec_deg for target in targets]),
+        margin_px=selection.column_margin_px,
+    )
+    usable = (verdict[covered.exposure_index] == "") & _in_season(covered, index, seasons, selection)
+    chosen = choose_fields(covered.take(usable), index, tuple(archive.name for archive in survey.archives))
+
+    skips = _explain_missing(targets, seasons, covered, chosen, verdict)
+    cells = _make_cells(survey, targets, seasons, chosen, index)
+    summary = _summarise(survey, cells, Counter(verdict[verdict != ""].tolist()))
+    return Plan(cells, (*catalog.skips, *skips), summary)
+
+
+def _judge(index: ExposureIndex, selection: SelectionConfig) -> NDArray[np.str_]:
+    """Per exposure, the first cut that it fails: 'psf', 'quality', 'season'; '' for a good one."""
+    psf_fwhm = index.psf_fwhm_N5[:, R]
+    mjd = index.mjd_tai_N5[:, R]
+    good_psf = (psf_fwhm > 0) & (psf_fwhm <= selection.max_psf_fwhm_arcsec)  # NaN: not measured, not used
+    good_quality = np.isin(index.quality, _QUALITIES[selection.min_quality])
+    in_season = np.full(len(index), not selection.seasons)
+    for season in selection.seasons:
+        in_season |= (mjd >= season.mjd_start) & (mjd <= season.mjd_end)
+    return np.select([~good_psf, ~good_quality, ~in_season], ["psf", "quality", "season"], default="")
+
+
+def _season_of(target: Target, seasons: Iterable[Season]) -> Season | None:
+    """The season whose range of ids holds the object; None if it belongs to no one season."""
+    if not target.object_id.isdecimal():
+        return None
+    number = int(target.object_id)
+    for season in seasons:
+        if season.first_cid is None and season.last_cid is None:
+            continue
+        if (season.first_cid or 0) <= number and (season.last_cid is None or number <= season.last_cid):
+            return season
+    return None
+
+
+def _in_season(
+    pairs: Footprint, index: ExposureIndex, seasons: list[Season | None], selection: SelectionConfig
+) -> NDArray[np.bool_]:
+    """Whether each pair's exposure is of its object's own season (any, where the object has none)."""
+    if not selection.seasons:
+        return np.ones(len(pairs), dtype=bool)
+    start = np.array([-np.inf if season is None else season.mjd_start for season in seasons])
+    end = np.array([np.inf if season is None else season.mjd_end for season in seasons])
+    mjd = index.mjd_tai_N5[pairs.exposure_index, R]
+    inside: NDArray[np.bool_] = (mjd >= start[pairs.target_index]) & (mjd <= end[pairs.target_index])
+    return inside
+
+
+def _explain_missing(
+    targets: tuple[Target, ...],
+    seasons: list[Season | None],
+    covered: Footprint,
+    chosen: Footprint,
+    verdict: NDArray[np.str_],
+) -> list[Skip]:
+    """A skip for each object without a usable exposure, saying what became of those that cover it."""
+    lost = np.setdiff1d(np.arange(len(targets)), chosen.target_index)
+    reasons: dict[int, Counter[str]] = defaultdict(Counter)
+    of_lost = covered.take(np.isin(covered.target_index, lost))
+    for target, exposure in zip(of_lost.target_index.tolist(), of_lost.exposure_index.tolist(), strict=True):
+        reasons[target][str(verdict[exposure]) or "season"] += 1
+    skips = []
+    for target in lost.tolist():
+        season = seasons[target]
+        cuts = ", ".join(f"{number} by {cut}" for cut, number in sorted(reasons[target].items()))
+        detail = f"every exposure that covers it is cut: {cuts}" if cuts else "no exposure of the index covers it"
+        of_season = f" (season {season.name})" if season else ""
+        skips.append(Skip("no-exposure", detail + of_season, targets[target].object_id))
+    return skips
+
+
+def _make_cells(
+    survey: SurveyConfig,
+    targets: tuple[Target, ...],
+    seasons: list[Season | None],
+    chosen: Footprint,
+    index: ExposureIndex,
+) -> tuple[Cell, ...]:
+    exposures = _exposures(survey, index, chosen.exposure_index)
+    exposures_of: dict[int, list[Exposure]] = defaultdict(list)
+    for target, exposure in zip(chosen.target_index.tolist(), chosen.exposure_index.tolist(), strict=True):
+        exposures_of[target].append(exposures[exposure])
+
+    members: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for target, covering_it in exposures_of.items():
+        season = seasons[target]
+        name = season.name if season else ALL_SEASONS
+        camcols = Counter(exposure.camcol for exposure in covering_it)
+        camcol = min(camcols, key=lambda camcol: (-camcols[camcol], camcol))
+        width_deg = survey.cells.ra_width_deg
+        start_deg = math.floor(targets[target].ra_deg / width_deg) * width_deg
+        members[f"{name}-c{camcol}-ra{start_deg:07.3f}", name].append(target)
+
+    cells = []
+    for (cell_id, season_name), inside in sorted(members.items()):
+        ids_of: dict[Exposure, list[str]] = defaultdict(list)
+        for target in inside:
+            for exposure in exposures_of[target]:
+                ids_of[exposure].append(targets[target].object_id)
+        visits = tuple(Visit(exposure, tuple(sorted(ids))) for exposure, ids in sorted(ids_of.items()))
+        cells.append(Cell(cell_id, season_name, tuple(targets[target] for target in sorted(inside)), visits))
+    return tuple(cells)
+
+
+def _exposures(survey: SurveyConfig, index: ExposureIndex, wanted: NDArray[np.intp]) -> dict[int, Exposure]:
+    """The exposures at `wanted`, by their place in the index."""
+    layouts = {archive.name: archive.layout for archive in survey.archives}
+    places = np.unique(wanted)
+    part = index.take(places)
+    keys = zip(*(column.tolist() for column in (part.run, part.rerun, part.camcol, part.field)), strict=True)
+    return {
+        place: Exposure(archive, layouts[archive], *key)
+        for place, archive, key in zip(places.tolist(), part.archive.tolist(), keys, strict=True)
+    }
+
+
+def _summarise(survey: SurveyConfig, cells: tuple[Cell, ...], left_out: Counter[str]) -> PlanSummary:
+    n_bands = len(survey.thumbnails.bands)
+    visits = [visit for cell in cells for visit in cell.visits]
+    exposures = {visit.exposure for visit in visits}
+    gigabytes = {archive.name: 0.0 for archive in survey.archives}
+    for exposure in exposures:
+        megabytes = FRAME_MB[exposure.layout] * n_bands + SIDECAR_MB[exposure.layout]
+        gigabytes[exposure.archive] += megabytes / 1000
+    cpu_s = sum(FRAME_CPU_S[visit.exposure.layout] for visit in visits) * n_bands
+    transfer_s = sum(gigabytes.values()) * 1000 / TRANSFER_MB_PER_S
+    return PlanSummary(
+        objects=sum(len(cell.targets) for cell in cells),
+        exposures=len(exposures),
+        frames=len(exposures) * n_bands,
+        frame_reads=len(visits) * n_bands,
+        thumbnails=sum(len(visit.object_ids) for visit in visits) * n_bands,
+        cells=len(cells),
+        gigabytes=gigabytes,
+        hours=max(cpu_s, transfer_s) / 3600,
+        left_out=dict(sorted(left_out.items())),
+    )
