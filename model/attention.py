@@ -1,0 +1,63 @@
+"""Multi-head convolutional self-attention (Sect. 3.3.2, Eqs. 7-9), in O(N).
+
+The score of the paper is M_θ(Q_n, K_m) = conv(Q_n + K_m). A convolution is linear, so this is
+conv(Q_n) + conv(K_m) + bias, and the softmax over m cancels all that does not depend on m: every
+step n receives the same context Σ_m softmax_m(conv(K_m)) V_m. Computing it once gives the same
+output and the same gradients as the N × N definition, which `attention_by_definition` keeps as
+the oracle of the tests. It follows that the attention has one temporal weight per head and pixel,
+not an n × m matrix, and that the query's weights and the score's bias have no gradient.
+
+Shapes: B sequences, N (and n, m) blocks, D channels, T heads, C = D / T channels per head, H × W pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class ConvAttention(nn.Module):
+    """Attend over the valid blocks of each sequence: (B, N, D, H, W) → (B, 1, D, H, W), one context for all n."""
+
+    def __init__(self, channels: int, heads: int, score_kernel: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Conv2d(channels, channels, kernel_size=1)
+        self.key_value = nn.Conv2d(channels, 2 * channels, kernel_size=1)
+        self.score = nn.Conv2d(channels, heads, score_kernel, padding=score_kernel // 2)
+        self.merge = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+
+    def forward(self, x_BNDHW: Tensor, valid_BN: Tensor) -> Tensor:
+        weight_BNTHW, value_BNTCHW = self.temporal_weights(x_BNDHW, valid_BN)
+        context_BTCHW = (weight_BNTHW.unsqueeze(3) * value_BNTCHW).sum(dim=1)  # Eq. 8, over m
+        merged_BDHW: Tensor = self.merge(context_BTCHW.flatten(1, 2))  # Eq. 9
+        return merged_BDHW.unsqueeze(1)
+
+    def temporal_weights(self, x_BNDHW: Tensor, valid_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight of each block per head and pixel, (B, N, T, H, W), 0 where not valid; and the values."""
+        shape_BN = x_BNDHW.shape[:2]
+        key_FDHW, value_FDHW = self.key_value(x_BNDHW.flatten(0, 1)).chunk(2, dim=1)  # (B·N, D, H, W) each
+        score_FTHW = functional.conv2d(key_FDHW, self.score.weight, padding=self.score.padding)
+        score_BNTHW = score_FTHW.unflatten(0, shape_BN)
+        weight_BNTHW = _softmax_over_valid(score_BNTHW, valid_BN[:, :, None, None, None], dim=1)
+        return weight_BNTHW, value_FDHW.unflatten(0, shape_BN).unflatten(2, (self.heads, -1))
+
+
+def attention_by_definition(attention: ConvAttention, x_BNDHW: Tensor, valid_BN: Tensor) -> Tensor:
+    """Eqs. 7-9 as printed, with all N × N score maps: (B, N, D, H, W). For tests; O(N²) time and memory."""
+    B, N, D, H, W = x_BNDHW.shape
+    T = attention.heads
+    query_BnDHW = attention.query(x_BNDHW.flatten(0, 1)).unflatten(0, (B, N))
+    key_BmDHW, value_BmDHW = attention.key_value(x_BNDHW.flatten(0, 1)).unflatten(0, (B, N)).chunk(2, dim=2)
+    pair_BnmDHW = query_BnDHW[:, :, None] + key_BmDHW[:, None, :]
+    score_BnmTHW = attention.score(pair_BnmDHW.reshape(B * N * N, D, H, W)).view(B, N, N, T, H, W)  # Eq. 7
+    weight_BnmTHW = _softmax_over_valid(score_BnmTHW, valid_BN[:, None, :, None, None, None], dim=2)
+    value_BmTCHW = value_BmDHW.unflatten(2, (T, D // T))
+    context_BnTCHW = torch.einsum("bnmthw,bmtchw->bntchw", weight_BnmTHW, value_BmTCHW)  # Eq. 8
+    merged_BnDHW: Tensor = attention.merge(context_BnTCHW.reshape(B * N, D, H, W)).view(B, N, D, H, W)  # Eq. 9
+    return merged_BnDHW
+
+
+def _softmax_over_valid(score: Tensor, valid: Tensor, dim: int) -> Tensor:
+    return score.masked_fill(~valid, -torch.inf).softmax(dim)

@@ -1,0 +1,152 @@
+"""ConvEntion, top to bottom (Bairouk et al. 2023, Fig. 3).
+
+Padding. A slot with band id 0 holds no image; a block is valid if at least one of its K slots holds
+one. What is not valid never reaches a result: images of empty slots are zeroed, invalid blocks skip
+the 3D CNN and the feed-forward networks (so batch statistics are those of real blocks), layer
+normalisation and attention run over valid blocks alone, and so does the final maximum. In
+evaluation, a sequence's output therefore does not depend on how much padding follows it nor on
+what shares its batch. An empty slot inside a valid block is zeros, like the border of a convolution.
+
+Shapes: B sequences, M images, K images per block, N = M / K blocks, R valid blocks of the whole
+batch, D channels, H × W pixels (H' × W' after the CNN, written H W where only they occur).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.attention import ConvAttention
+from model.backbone import BlockCNN
+from model.config import ModelConfig
+from model.embedding import PADDING, BandEmbed, positional_encoding
+
+
+class ConvEntion(nn.Module):
+    """Class scores of image sequences."""
+
+    place_NDHW: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = BandEmbed(config.band_rows, config.size)
+        self.backbone = BlockCNN(config)
+        self.register_buffer("place_NDHW", positional_encoding(config.n_blocks, config.channels), persistent=False)
+        self.layers = nn.ModuleList(ConvBertLayer(config) for _ in range(config.layers))
+        self.head = Head(config)
+
+    def forward(self, image_BMHW: Tensor, band_BM: Tensor) -> Tensor:
+        """Logits (B, classes) of standardised images and their band ids; any M up to the configured one.
+
+        Images come first, padding (band id 0) after them; each sequence holds at least one image.
+        """
+        K, places = self.config.block, self.place_NDHW
+        image_BMHW, band_BM = _whole_blocks(image_BMHW, band_BM, K)
+        x_BMCHW = self.embed(image_BMHW, band_BM)  # (B, M, 2, H, W)
+        x_BNKCHW = x_BMCHW.unflatten(1, (-1, K))  # (B, N, K, 2, H, W)
+        valid_BN = (band_BM != PADDING).unflatten(1, (-1, K)).any(dim=2)  # (B, N)
+        rows_R = valid_BN.flatten().nonzero().squeeze(1)  # places of valid blocks among the B·N
+
+        s_RDHW = self.backbone(
+            x_BNKCHW.flatten(0, 1).index_select(0, rows_R)
+        )  # (R, K, 2, H, W) → (R, D, H', W'), Eq. 3
+        x_BNDHW = _unpack(s_RDHW, rows_R, valid_BN.shape)  # (B, N, D, H', W'), zero where not valid
+        place_NDHW = places[: x_BNDHW.shape[1]].to(x_BNDHW.dtype)
+        for index, layer in enumerate(self.layers):
+            if index == 0 or self.config.positions == "each-layer":
+                x_BNDHW = x_BNDHW + place_NDHW  # Eq. 6
+            x_BNDHW = layer(x_BNDHW, valid_BN, rows_R)  # (B, N, D, H', W')
+
+        masked_BNDHW = x_BNDHW.masked_fill(~_over_maps(valid_BN), -torch.inf)
+        peak_BDHW = masked_BNDHW.amax(dim=1)  # max over time
+        logit_BC: Tensor = self.head(peak_BDHW)
+        return logit_BC
+
+    def freeze_encoder(self) -> None:
+        """Leave only the classifier head to be trained."""
+        self.requires_grad_(False)
+        self.head.requires_grad_(True)
+
+
+class ConvBertLayer(nn.Module):
+    """Pre-norm residual attention and feed-forward network (Sect. 3.3)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        D, F = config.channels, config.ffn_channels
+        shape_NDHW = (config.n_blocks, D, config.feature_size, config.feature_size)
+        self.norm_attention = SequenceNorm(shape_NDHW)
+        self.attention = ConvAttention(D, config.heads, config.score_kernel)
+        self.norm_ffn = SequenceNorm(shape_NDHW)
+        self.ffn = nn.Sequential(
+            nn.Conv2d(D, F, kernel_size=3, padding=1), nn.ReLU(), nn.BatchNorm2d(F),
+            nn.Conv2d(F, D, kernel_size=3, padding=1), nn.ReLU(), nn.BatchNorm2d(D),
+        )  # fmt: skip
+
+    def forward(self, x_BNDHW: Tensor, valid_BN: Tensor, rows_R: Tensor) -> Tensor:
+        context_B1DHW = self.attention(self.norm_attention(x_BNDHW, valid_BN), valid_BN)  # the same for all n
+        x_BNDHW = x_BNDHW + context_B1DHW
+        normed_BNDHW = self.norm_ffn(x_BNDHW, valid_BN)
+        y_RDHW = self.ffn(normed_BNDHW.flatten(0, 1).index_select(0, rows_R))  # valid blocks only
+        return x_BNDHW + _unpack(y_RDHW, rows_R, valid_BN.shape)
+
+
+class SequenceNorm(nn.Module):
+    """Layer normalisation over the whole [N, D, H, W] tensor of a sequence, counting valid blocks only.
+
+    `nn.LayerNorm` where all N blocks are valid. The learned scale and shift are per element, as the paper's.
+    """
+
+    def __init__(self, shape_NDHW: tuple[int, int, int, int], eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(shape_NDHW))
+        self.bias = nn.Parameter(torch.zeros(shape_NDHW))
+
+    def forward(self, x_BNDHW: Tensor, valid_BN: Tensor) -> Tensor:
+        N = x_BNDHW.shape[1]
+        real_BN111 = _over_maps(valid_BN).to(x_BNDHW.dtype)
+        count_B1111 = real_BN111.sum(dim=1, keepdim=True) * math.prod(x_BNDHW.shape[2:])
+        mean_B1111 = (x_BNDHW * real_BN111).sum(dim=(1, 2, 3, 4), keepdim=True) / count_B1111
+        centred_BNDHW = (x_BNDHW - mean_B1111) * real_BN111
+        variance_B1111 = centred_BNDHW.square().sum(dim=(1, 2, 3, 4), keepdim=True) / count_B1111
+        normed_BNDHW = centred_BNDHW * torch.rsqrt(variance_B1111 + self.eps)
+        return (normed_BNDHW * self.weight[:N] + self.bias[:N]) * real_BN111
+
+
+class Head(nn.Sequential):
+    """Classifier: (B, D, H', W') → (B, classes)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(
+            nn.Flatten(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.channels * config.feature_size**2, config.head_features),
+            nn.ReLU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.head_features, len(config.classes)),
+        )
+
+
+def _whole_blocks(image_BMHW: Tensor, band_BM: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """Append empty slots until M is a multiple of K."""
+    missing = -image_BMHW.shape[1] % block
+    if missing:
+        image_BMHW = functional.pad(image_BMHW, (0, 0, 0, 0, 0, missing))
+        band_BM = functional.pad(band_BM, (0, missing), value=PADDING)
+    return image_BMHW, band_BM
+
+
+def _unpack(x_RDHW: Tensor, rows_R: Tensor, shape_BN: torch.Size) -> Tensor:
+    """Put valid blocks back to their places: (R, D, H, W) → (B, N, D, H, W), zero elsewhere."""
+    x_FDHW = x_RDHW.new_zeros(shape_BN.numel(), *x_RDHW.shape[1:])
+    x_BNDHW: Tensor = x_FDHW.index_copy(0, rows_R, x_RDHW).unflatten(0, tuple(shape_BN))
+    return x_BNDHW
+
+
+def _over_maps(valid_BN: Tensor) -> Tensor:
+    return valid_BN[:, :, None, None, None]

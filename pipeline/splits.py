@@ -1,0 +1,98 @@
+"""Object-level folds for cross-validation: balanced in every class, duplicates kept together.
+
+Free of torch and of scikit-learn (an extra of training machines); its StratifiedGroupKFold also
+refuses classes with fewer objects than folds, which a small survey has.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigError
+
+CLASSES: Final = ("AGN", "SNIa", "Variable", "SNOther")
+"""Classes of the paper; objects of no other class take part in splits."""
+NO_FOLD: Final = -1
+
+
+class Located(Protocol):
+    """What a fold is decided from; catalogue objects and manifest rows have it."""
+
+    @property
+    def ra_deg(self) -> float: ...
+    @property
+    def dec_deg(self) -> float: ...
+    @property
+    def class_name(self) -> str: ...
+    @property
+    def confirmation(self) -> str: ...
+
+
+def assign_folds(
+    objects: Sequence[Located], *, folds: int, seed: int, duplicate_radius_arcsec: float
+) -> NDArray[np.int16]:
+    """Fold of each object, 0 … folds-1, or -1 where its class is none of the paper's.
+
+    Groups of objects within the radius (friends of friends) are dealt whole, those of rare strata
+    (class, confirmation) first, each to the fold that has the fewest of its rarest stratum, so that
+    single objects end evenly to ±1 per stratum. Equal objects in equal order and an equal seed give equal folds.
+
+    Raises
+    ------
+    ConfigError
+        Fewer than two folds.
+    """
+    if folds < 2:
+        raise ConfigError(f"{folds} fold(s): cross-validation needs at least 2")
+    fold = np.full(len(objects), NO_FOLD, dtype=np.int16)
+    places = [place for place, item in enumerate(objects) if item.class_name in CLASSES]
+    if not places:
+        return fold
+    position_deg = np.array([(objects[place].ra_deg, objects[place].dec_deg) for place in places])
+    groups = duplicate_groups(position_deg[:, 0], position_deg[:, 1], duplicate_radius_arcsec)
+    strata = [(objects[place].class_name, objects[place].confirmation) for place in places]
+    fold[places] = _deal(groups, strata, folds, np.random.default_rng(seed))
+    return fold
+
+
+def duplicate_groups(
+    ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64], radius_arcsec: float
+) -> NDArray[np.intp]:
+    """Group number of each position: friends of friends within the radius, right across RA 0 and at the poles."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import cKDTree
+
+    ra, dec = np.radians(ra_deg), np.radians(dec_deg)
+    unit_O3 = np.stack((np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)), axis=1)
+    chord = 2 * np.sin(np.radians(radius_arcsec / 3600) / 2)
+    first, second = cKDTree(unit_O3).query_pairs(chord, output_type="ndarray").T
+    graph = coo_array((np.ones(len(first)), (first, second)), shape=(len(unit_O3), len(unit_O3)))
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.intp)
+
+
+def _deal(
+    groups: NDArray[np.intp], strata: Sequence[tuple[str, str]], folds: int, random: np.random.Generator
+) -> NDArray[np.int16]:
+    size = Counter(strata)
+    members: dict[int, list[int]] = defaultdict(list)
+    for place in random.permutation(len(groups)).tolist():
+        members[int(groups[place])].append(place)
+
+    def rarest(places: list[int]) -> tuple[int, tuple[str, str]]:
+        return min((size[strata[place]], strata[place]) for place in places)
+
+    fold = np.empty(len(groups), dtype=np.int16)
+    held: list[Counter[tuple[str, str]]] = [Counter() for _ in range(folds)]
+    # Larger groups first within a stratum: single objects then even out what they left uneven.
+    for places in sorted(members.values(), key=lambda places: (rarest(places), -len(places))):
+        stratum = rarest(places)[1]
+        chosen = min(range(folds), key=lambda k: (held[k][stratum], held[k].total(), k))
+        fold[places] = chosen
+        held[chosen].update(strata[place] for place in places)
+    return fold
