@@ -1,0 +1,15 @@
+"""Prefect flows: the order of steps, retries, progress and what is recorded. No science in here.
+
+Defaults that Prefect must see before it is imported; a user's own setting always wins.
+"""
+
+import os
+
+_DEFAULTS = {
+    # The embedded server's first start creates its database and takes longer than the stock 20 s on a small machine.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+}
+for _name, _value in _DEFAULTS.items():
+    os.environ.setdefault(_name, _value)

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-def to_great_circle(ra_deg: Floats, dec_deg: Floats, node_deg: Floats, incl_deg: Floats) -> tuple[Floats, Floats]:
+def to_great_circle(
+    ra_deg: Floats, dec_deg: Floats, node_deg: Floats | float, incl_deg: Floats | float
+) -> tuple[Floats, Floats]:
     """(mu, nu) of sky positions in the great-circle system of a run [deg]; mu in [node - 180, node + 180)."""
     ra, dec = np.deg2rad(ra_deg - node_deg), np.deg2rad(dec_deg)
     incl = np.deg2rad(incl_deg)
@@ -24,9 +26,11 @@ def to_great_circle(ra_deg: Floats, dec_deg: Floats, node_deg: Floats, incl_deg:
     return np.rad2deg(mu) + node_deg, np.rad2deg(nu)
 
 
-def from_great_circle(mu_deg: Floats, nu_deg: Floats, node_deg: Floats, incl_deg: Floats) -> tuple[Floats, Floats]:
+def from_great_circle(
+    mu_deg: Floats, nu_deg: Floats, node_deg: Floats | float, incl_deg: Floats | float
+) -> tuple[Floats, Floats]:
     """(RA, Dec) of great-circle positions [deg]; RA in [0, 360)."""
-    ra, dec = to_great_circle(mu_deg, nu_deg, node_deg, -np.asarray(incl_deg, dtype=float))
+    ra, dec = to_great_circle(mu_deg, nu_deg, node_deg, -incl_deg)
     return ra % 360, dec
 
 
@@ -56,11 +60,11 @@ class AsTrans:
         column_corrected = column + np.polynomial.polynomial.polyval(column, self.d_col)
         mu = self.mu[0] + self.mu[1] * row_corrected + self.mu[2] * column_corrected
         nu = self.nu[0] + self.nu[1] * row_corrected + self.nu[2] * column_corrected
-        return from_great_circle(mu, nu, np.float64(self.node_deg), np.float64(self.incl_deg))
+        return from_great_circle(mu, nu, self.node_deg, self.incl_deg)
 
     def world_to_pixel(self, ra_deg: Floats, dec_deg: Floats) -> tuple[Floats, Floats]:
         """0-based (x, y) of sky positions; the cubic (below 0.5 px, slope below 1e-3) is inverted by iteration."""
-        mu, nu = to_great_circle(ra_deg, dec_deg, np.float64(self.node_deg), np.float64(self.incl_deg))
+        mu, nu = to_great_circle(ra_deg, dec_deg, self.node_deg, self.incl_deg)
         d_mu = (mu - self.mu[0] + 180) % 360 - 180
         d_nu = nu - self.nu[0]
         determinant = self.mu[1] * self.nu[2] - self.mu[2] * self.nu[1]

@@ -111,7 +111,7 @@ def prepare(survey: SurveyConfig, root: Path, archive: Archive) -> Build:
     catalog = read_catalog(table.path, survey.catalog)
     plan = make_plan(survey, catalog, build_index(survey, archive))
     if not plan.cells:
-        reasons = Counter(skip.reason for skip in (*catalog.skips, *plan.skips))
+        reasons = Counter(skip.reason for skip in plan.skips)
         raise DatasetError(f"survey {survey.name}: no object has an exposure; left out: {dict(reasons)}")
     digest = hashlib.sha256(f"{PIPELINE_VERSION} {SCHEMA_VERSION} {catalog.sha256}\n".encode())
     for cell in plan.cells:
@@ -133,7 +133,7 @@ def publish(build: Build, results: Sequence[CellResult], seconds: Mapping[str, f
     rows = sorted((dict(row) for result in results for row in result.objects), key=lambda row: str(row["object_id"]))
     if not rows:
         raise DatasetError(f"{build.dataset_id}: not one image could be cut; see the reasons in {build.building}")
-    for row, fold in zip(rows, _folds(rows, build.survey), strict=True):
+    for row, fold in zip(rows, _folds(rows, build), strict=True):
         row["fold"] = fold
     skips = _skips(build, results)
     frames = _unique_frames(results)
@@ -157,17 +157,19 @@ def _make_visible(build: Build) -> Dataset:
     return open_dataset(build.target)
 
 
-def _folds(rows: Sequence[Mapping[str, object]], survey: SurveyConfig) -> list[int]:
-    splits = survey.splits
-    return assign_folds(
-        rows, folds=splits.folds, seed=splits.seed, duplicate_radius_arcsec=splits.duplicate_radius_arcsec
-    )
+def _folds(rows: Sequence[Mapping[str, object]], build: Build) -> list[int]:
+    targets = {target.object_id: target for target in build.catalog.targets}
+    splits = build.survey.splits
+    objects = [targets[str(row["object_id"])] for row in rows]
+    radius = splits.duplicate_radius_arcsec
+    folds = assign_folds(objects, folds=splits.folds, seed=splits.seed, duplicate_radius_arcsec=radius)
+    return [int(fold) for fold in folds]
 
 
 def _skips(build: Build, results: Iterable[CellResult]) -> list[Skip]:
     """Everything that was left out, at every step."""
     of_cells = (Skip(**skip) for result in results for skip in result.skips)
-    return [*build.catalog.skips, *build.plan.skips, *of_cells]
+    return [*build.plan.skips, *of_cells]
 
 
 def _unique_frames(results: Iterable[CellResult]) -> list[dict[str, object]]:
@@ -176,7 +178,7 @@ def _unique_frames(results: Iterable[CellResult]) -> list[dict[str, object]]:
     for result in results:
         for row in result.frames:
             seen = frames.setdefault((row["archive"], row["path"]), {**row, "n_thumbnails": 0})
-            seen["n_thumbnails"] += row["n_thumbnails"]  # type: ignore[operator]
+            seen["n_thumbnails"] += row["n_thumbnails"]
     return [frames[key] for key in sorted(frames)]
 
 

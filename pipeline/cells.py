@@ -156,7 +156,7 @@ def cut_frame(job: FrameJob) -> FrameCut:
         "bytes": job.frame_file.n_bytes,
         "psf_fwhm_arcsec": frame.calibration.psf_fwhm_arcsec,
         "sky_nmgy_arcsec2": frame.calibration.sky_nmgy_arcsec2,
-        "mjd_tai": float(frame.mjd_tai(np.float64(frame.image_YX.shape[0] / 2))),
+        "mjd_tai": float(frame.mjd_tai(frame.image_YX.shape[0] / 2)),
     }
     return FrameCut(frame=job.frame, records=records, row=row)
 
@@ -287,8 +287,9 @@ def _fetch(
     image_path, table_path, planes_path = _paths(exposure, frame, survey)
     image = archive.fetch(exposure.archive, image_path)
     table = archive.fetch(exposure.archive, table_path)
-    files, notes = [image, table], ()
-    planes = None
+    files = [image, table]
+    planes: Fetched | None = None
+    notes: tuple[Skip, ...] = ()
     try:
         planes = archive.fetch(exposure.archive, planes_path)
         files.append(planes)
@@ -344,7 +345,7 @@ def _write_objects(
             {"reason": skip.reason, "detail": skip.detail, "object_id": skip.object_id, "frame": skip.frame}
             for skip in sorted(harvest.skips, key=lambda skip: (skip.reason, skip.object_id, skip.frame))
         ),
-        band_moments={band: tuple(moment.tolist()) for band, moment in moments.items()},
+        band_moments={band: (float(n), float(s), float(q)) for band, (n, s, q) in moments.items()},
     )
 
 
@@ -354,7 +355,7 @@ def _sequence(target: Target, records: list[dict[str, Any]], survey: SurveyConfi
     arrays = {
         name: np.array([record[name] for record in ordered], dtype=column.dtype) for name, column in COLUMNS.items()
     }
-    grid = {"size": survey.thumbnails.size, "pixel_scale_arcsec": survey.thumbnails.pixel_scale_arcsec}
+    size, scale = survey.thumbnails.size, survey.thumbnails.pixel_scale_arcsec
     return Sequence(
         object_id=target.object_id,
         survey=survey.name,
@@ -363,8 +364,8 @@ def _sequence(target: Target, records: list[dict[str, Any]], survey: SurveyConfi
         dec_deg=target.dec_deg,
         class_name=target.class_name,
         confirmation=target.confirmation,
-        pixel_scale_arcsec=survey.thumbnails.pixel_scale_arcsec,
-        wcs_header=target_wcs_header(target.ra_deg, target.dec_deg, **grid),
+        pixel_scale_arcsec=scale,
+        wcs_header=target_wcs_header(target.ra_deg, target.dec_deg, size=size, pixel_scale_arcsec=scale),
         software_version=software_version(),
         **arrays,
     )

@@ -50,7 +50,7 @@ class Frame:
     zeropoint_source: ZeropointSource
     calibration: FieldCalibration
 
-    def mjd_tai(self, y_pix: NDArray[np.float64]) -> NDArray[np.float64]:
+    def mjd_tai(self, y_pix: NDArray[np.float64] | float) -> NDArray[np.float64]:
         """MJD (TAI) of the middle of the exposure of row `y_pix`.
 
         A pixel collects light during the `exposure_s` before its row is read.

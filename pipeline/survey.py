@@ -93,7 +93,7 @@ class CatalogConfig(Config):
 class Season(Config):
     """One observing season: objects are assigned by id, exposures by date."""
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")
     mjd_start: float
     mjd_end: float
     first_cid: int | None = None
@@ -133,7 +133,7 @@ class ThumbnailConfig(Config):
 class CellConfig(Config):
     """The unit of work: one camcol's width × `ra_width_deg`, one season."""
 
-    ra_width_deg: float = Field(default=1.0, gt=0, le=360)
+    ra_width_deg: float = Field(default=1.0, ge=0.01, le=360)
 
 
 class SplitConfig(Config):
@@ -202,19 +202,19 @@ class SurveyConfig(Config):
 
 
 def load_survey(name_or_path: str | Path) -> SurveyConfig:
-    """Read a survey description that ships with the package (`demo`) or lies at a path.
+    """Read a survey description that ships with the package (`demo`) or lies at a path (.toml, or .json as saved).
 
     Raises
     ------
     ConfigError
-        No such description, not TOML, or a key is missing, unknown or out of range; the message names it.
+        No such description, not parseable, or a key is missing, unknown or out of range; the message names it.
     """
     where, text = _read_description(name_or_path)
     try:
-        content: Mapping[str, Any] = tomllib.loads(text)
+        content: Mapping[str, Any] = json.loads(text) if where.endswith(".json") else tomllib.loads(text)
         return SurveyConfig.model_validate(content)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{where} is not TOML: {error}") from error
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{where} cannot be parsed: {error}") from error
     except ValidationError as error:
         raise ConfigError(f"{where}: {explain(error)}") from error
 
@@ -226,7 +226,7 @@ def explain(error: ValidationError) -> str:
 
 def _read_description(name_or_path: str | Path) -> tuple[str, str]:
     path = Path(name_or_path)
-    if path.suffix == ".toml":
+    if path.suffix in (".toml", ".json"):
         try:
             return str(path), path.read_text(encoding="utf-8")
         except OSError as error:
@@ -235,5 +235,7 @@ def _read_description(name_or_path: str | Path) -> tuple[str, str]:
     candidate = shipped / f"{name_or_path}.toml"
     if not candidate.is_file():
         names = sorted(entry.name.removesuffix(".toml") for entry in shipped.iterdir() if entry.name.endswith(".toml"))
-        raise ConfigError(f"no survey {str(name_or_path)!r}: give a path to a .toml file, or one of {', '.join(names)}")
+        raise ConfigError(
+            f"no survey {str(name_or_path)!r}: give a path to a .toml or .json file, or one of {', '.join(names)}"
+        )
     return f"survey {name_or_path}", candidate.read_text(encoding="utf-8")

@@ -66,7 +66,8 @@ def cut_thumbnails(frame: Frame, ra_deg_T: Floats, dec_deg_T: Floats, config: Th
 
     Flux is conserved: values are multiplied by the ratio of pixel areas. The image is resampled with
     `config.kernel`; the variance linearly, so that it stays the variance of independent pixels
-    (interpolation correlates noise, summed apertures keep their error); the mask by nearest pixel.
+    (interpolation correlates noise, summed apertures keep their error); a mask bit covers every pixel that
+    the flagged one touches.
     """
     affine_T23 = grid_affine(frame, ra_deg_T, dec_deg_T, config)
     x_pix_T, y_pix_T = frame.world_to_pixel(ra_deg_T, dec_deg_T)
@@ -126,8 +127,7 @@ def _resample(
     y_HW, x_HW = (m[0] * rows + m[1] * columns + m[2] for m in affine_23)
     height, width = frame.image_YX.shape
     uncovered_HW = (y_HW < -0.5) | (y_HW > height - 0.5) | (x_HW < -0.5) | (x_HW > width - 0.5)
-    nearest = np.clip(np.rint(y_HW).astype(int), 0, height - 1), np.clip(np.rint(x_HW).astype(int), 0, width - 1)
-    mask_HW = frame.mask_YX[nearest]
+    mask_HW = _neighbours_mask(frame.mask_YX, y_HW, x_HW)
     mask_HW[uncovered_HW] = MaskBit.UNCOVERED
     if uncovered_HW.all():
         nothing = np.full(uncovered_HW.shape, np.nan, dtype=np.float32)
@@ -147,6 +147,17 @@ def _resample(
         out_HW[uncovered_HW] = np.nan
         planes.append(out_HW.astype(np.float32))
     return planes[0], planes[1], mask_HW
+
+
+def _neighbours_mask(mask_YX: NDArray[np.uint8], y_HW: Floats, x_HW: Floats) -> NDArray[np.uint8]:
+    """All bits of the four pixels around each position; the nearest one alone would lose single flagged pixels."""
+    rows, columns = (
+        [np.clip(rounding(position).astype(int), 0, size - 1) for rounding in (np.floor, np.ceil)]
+        for position, size in zip((y_HW, x_HW), mask_YX.shape, strict=True)
+    )
+    (top, bottom), (left, right) = rows, columns
+    corners = [mask_YX[y, x] for y in (top, bottom) for x in (left, right)]
+    return np.asarray(np.bitwise_or.reduce(corners, axis=0))
 
 
 def _crop(y_HW: Floats, x_HW: Floats, shape: tuple[int, int]) -> tuple[int, int, tuple[slice, slice]]:

@@ -1,0 +1,46 @@
+# Everything a person needs; `make help` explains. The first target that needs Python installs it into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORK ?= work
+# Keep Prefect's database beside the project, not in the home directory.
+export PREFECT_HOME ?= $(CURDIR)/.prefect
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-real test test-real lint format lock clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed  ## Simulated archive → dataset → trained ConvEntion → report.html, in about 4 minutes
+	$(BIN)/s82 demo --root $(WORK)/demo
+
+demo-real: $(VENV)/.installed  ## The same pipeline on real SDSS files: S82_REAL_DATA, else ../shared/sdss
+	$(BIN)/s82 demo-real --root $(WORK)/demo-real
+
+test: $(VENV)/.installed  ## The whole test suite
+	$(BIN)/pytest -n 2 --dist worksteal
+
+lint: $(VENV)/.installed  ## Style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed  ## Let ruff tidy the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock:  ## Resolve the newest versions that pyproject.toml admits into constraints.txt
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+
+clean:  ## Remove what the demos made
+	rm -rf $(WORK) .prefect

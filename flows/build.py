@@ -1,0 +1,174 @@
+"""The flow `build-dataset`: catalogue → exposures → plan → cells → published dataset."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Task, flow, get_run_logger, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import wait
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import BaseModel, ConfigDict
+
+from flows.progress import BuildProgress, Stopwatch
+from pipeline.archive import Archive
+from pipeline.build import Build, exclusive, open_archive, prepare, publish
+from pipeline.cells import CellResult, build_cell
+from pipeline.errors import DatasetError
+from pipeline.manifest import Dataset
+from pipeline.plan import PlanSummary
+from pipeline.survey import load_survey
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+CELLS_AT_ONCE = 2
+"""One cell's frames are fetched while another's are cut; the decoding itself shares one process pool."""
+
+
+class Published(BaseModel):
+    """What `build-dataset` made."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: Path
+    dataset_id: str
+    counts: dict[str, int]
+    skips: dict[str, int]
+    seconds: dict[str, float]
+    built_now: bool
+    """False: an earlier run had published this very dataset."""
+
+
+class Site:
+    """The live things that cells share; a plain object, so that Prefect passes it on without looking inside."""
+
+    def __init__(self, build: Build, archive: Archive, executor: Executor, workers: int, progress: BuildProgress):
+        self.build = build
+        self.archive = archive
+        self.executor = executor
+        self.workers = workers
+        self.progress = progress
+
+
+@flow(name="build-dataset", task_runner=ThreadPoolTaskRunner(max_workers=CELLS_AT_ONCE))  # type: ignore[arg-type]
+def build_dataset(
+    survey: str = "demo", root: Path = Path("work"), archive_root: str | None = None, workers: int | None = None
+) -> Published:
+    """Build every object's image sequence and publish them as one dataset version.
+
+    Parameters
+    ----------
+    survey
+        Name of a survey description that ships with the package, or path of a .toml file.
+    root
+        Where datasets and the download cache live.
+    archive_root
+        Address of a local archive, for surveys that do not fix one.
+    workers
+        Decoding processes; default one per core.
+    """
+    logger = get_run_logger()
+    clock = Stopwatch()
+    resolved = load_survey(survey).with_root(archive_root)
+    n_workers = workers or os.cpu_count() or 1
+    with open_archive(resolved, root) as archive:
+        with clock("plan"):
+            build = _step("plan")(prepare)(resolved, root, archive)
+        logger.info("%s: %s", build.dataset_id, _outlook(build.plan.summary))
+        if (dataset := build.published()) is not None:
+            logger.info("%s is published already at %s", build.dataset_id, dataset.path)
+            return _published(dataset, built_now=False)
+        with exclusive(build):
+            with clock("cells"), _process_pool(n_workers) as executor:
+                results = _run_cells(build, archive, executor, n_workers)
+            with clock("publish"):
+                dataset = _step("publish")(publish)(build, results, clock.seconds)
+    published = _published(dataset, built_now=True)
+    create_table_artifact(
+        key="dataset",
+        table=[{"what": key, "count": value} for key, value in (published.counts | published.skips).items()],
+        description=f"Dataset {published.dataset_id} at {published.path}",
+    )
+    return published
+
+
+def _run_cells(build: Build, archive: Archive, executor: Executor, workers: int) -> list[CellResult]:
+    """Build all cells; those that fail do not stop the others, and are tried again by the next run."""
+    cells = build.plan.cells
+    frames = sum(len(cell.visits) for cell in cells) * len(build.survey.thumbnails.bands)
+    site = Site(build, archive, executor, workers, BuildProgress(len(cells), frames, get_run_logger().info))
+    futures = [build_one_cell.with_options(task_run_name=cell.cell_id).submit(cell.cell_id, site) for cell in cells]
+    wait(futures)
+    failed = [
+        f"{cell.cell_id}: {future.state.message}"
+        for cell, future in zip(cells, futures, strict=True)
+        if not future.state.is_completed()
+    ]
+    if failed:
+        raise DatasetError(
+            f"{len(failed)} of {len(cells)} cells failed, nothing was published; "
+            f"run again to build only these. First: {failed[0]}"
+        )
+    return [future.result() for future in futures]
+
+
+def _step(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Make a plain function a task that is never answered from Prefect's cache."""
+    return task(name=name, cache_policy=NO_CACHE, persist_result=False)
+
+
+def _outlook(summary: PlanSummary) -> str:
+    gigabytes = sum(summary.gigabytes.values())
+    return (
+        f"{summary.objects} objects, {summary.exposures} exposures, {summary.frames} frames in {summary.cells} cells, "
+        f"about {gigabytes:.2f} GB and {summary.hours:.2f} core hours"
+    )
+
+
+@task(name="build-cell", retries=2, retry_delay_seconds=[5, 30], cache_policy=NO_CACHE, persist_result=False)
+def build_one_cell(cell_id: str, site: Site) -> CellResult:
+    """One cell; done-markers in the dataset, not Prefect's cache, say what need not be done again."""
+    build = site.build
+    cell = next(cell for cell in build.plan.cells if cell.cell_id == cell_id)
+    result = build_cell(
+        cell,
+        build.survey,
+        site.archive,
+        site.executor,
+        build.building,
+        dataset_id=build.dataset_id,
+        workers=site.workers,
+        progress=site.progress.frame_done,
+    )
+    site.progress.cell_done(cell_id)
+    return result
+
+
+@contextmanager
+def _process_pool(workers: int) -> Iterator[Executor]:
+    """Decoding processes, spawned rather than forked: Prefect's threads must not be copied into them."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=workers, mp_context=context) as executor:
+        yield executor
+
+
+def _published(dataset: Dataset, *, built_now: bool) -> Published:
+    reasons: dict[str, Any] = {}
+    for reason in dataset.table("skips.parquet").column("reason").to_pylist():
+        reasons[reason] = reasons.get(reason, 0) + 1
+    return Published(
+        path=dataset.path,
+        dataset_id=dataset.info.dataset_id,
+        counts=dataset.info.counts,
+        skips=reasons,
+        seconds=dataset.info.seconds,
+        built_now=built_now,
+    )

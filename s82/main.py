@@ -1,0 +1,76 @@
+"""`s82`: find the word, run it, turn errors into one clear line and exit codes.
+
+Words are imported only when used, so that `s82 build` needs no torch and `s82 model` no Prefect.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+WORDS = {
+    "demo": "The whole way once: simulated archive → dataset → trained model → report.",
+    "demo-real": "Build a dataset from real SDSS files on this disk and report on it.",
+    "simulate": "Write a simulated archive in the formats and paths of the real ones.",
+    "serve-archive": "Serve an archive tree over HTTP on 127.0.0.1.",
+    "build": "Build and publish a dataset (flow build-dataset).",
+    "dataset": "Look at published datasets.",
+    "train": "Train on photometrically typed objects (flow train-model).",
+    "fine-tune": "Fine-tune on spectroscopically confirmed objects (flow fine-tune-model).",
+    "evaluate": "Evaluate a fine-tuned run on its test folds (flow evaluate-model).",
+    "model": "Describe the network.",
+    "report": "Write the HTML page of a dataset, with a run if given.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose words are modules of this package."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's signature)
+        return list(WORDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in WORDS:
+            return None
+        module = importlib.import_module(f"s82.words.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Words"):
+            formatter.write_dl(list(WORDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="stripe82-convention", prog_name="s82")
+def cli() -> None:
+    """From the SDSS Stripe 82 archive to a trained ConvEntion."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: exit code 0 only when what was asked holds; 1 with one line on stderr when it cannot be had."""
+    try:
+        cli.main(args=arguments, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("stopped", err=True)
+        sys.exit(130)
+    except Exception as error:
+        if not _is_ours(error):
+            raise
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether an error was raised on purpose; without importing rooms that the word did not need."""
+    bases: list[Any] = []
+    for module, name in (("pipeline.errors", "PipelineError"), ("model.errors", "ModelError")):
+        if module in sys.modules:
+            bases.append(getattr(sys.modules[module], name))
+    return isinstance(error, tuple(bases))

@@ -1,0 +1,33 @@
+"""What words print: a table for people, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+
+
+def root_option() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--root`: where datasets, runs and the cache live."""
+    return click.option(
+        "--root",
+        type=click.Path(file_okay=False),
+        default="work",
+        show_default=True,
+        help="Directory of datasets, runs and the download cache.",
+    )
+
+
+def show(content: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print flat content, nested values as JSON."""
+    if as_json:
+        click.echo(json.dumps(content, indent=2, default=str))
+        return
+    width = max(map(len, content), default=0)
+    for key, value in content.items():
+        text = json.dumps(value, default=str) if isinstance(value, dict | list) else value
+        click.echo(f"{key:<{width}}  {text}")

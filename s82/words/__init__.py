@@ -1,0 +1,1 @@
+"""One module per word; each has a click command called `command`."""

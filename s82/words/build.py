@@ -1,0 +1,22 @@
+"""`s82 build`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from flows.build import build_dataset
+from s82.output import as_json, root_option, show
+
+
+@click.command("build")
+@click.option("--survey", default="demo", show_default=True, help="Name of a shipped survey, or path of a .toml file.")
+@root_option()
+@click.option("--archive-root", help="Address of a local archive, for surveys that do not fix one.")
+@click.option("--workers", type=click.IntRange(1), help="Decoding processes; default one per core.")
+@as_json
+def command(survey: str, root: str, archive_root: str | None, workers: int | None, as_json: bool) -> None:
+    """Build every object's image sequence and publish them as one dataset version."""
+    published = build_dataset(survey=survey, root=Path(root), archive_root=archive_root, workers=workers)
+    show(published.model_dump(mode="json"), as_json=as_json)

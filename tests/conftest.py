@@ -1,0 +1,20 @@
+"""Fixtures that all rooms share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real SDSS files: S82_REAL_DATA, else ../shared/sdss from the project's root."""
+    named = os.environ.get("S82_REAL_DATA")
+    folder = Path(named) if named else PROJECT.parent / "shared" / "sdss"
+    if not (folder / "archive").is_dir():
+        pytest.skip(f"no real SDSS files at {folder}; set S82_REAL_DATA to a folder that has archive/ and catalog/")
+    return folder

@@ -1,0 +1,102 @@
+"""What is written to a per-object file comes back, wrong content is refused, and plain h5py reads it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import SequenceError
+from pipeline.sequences import COLUMNS, MaskBit, Sequence, read_sequence, write_sequence
+
+
+def make_sequence(n_images: int = 4, size: int = 8, seed: int = 0) -> Sequence:
+    """A valid sequence of random content, its first image half uncovered."""
+    rng = np.random.default_rng(seed)
+    arrays = {
+        name: rng.uniform(1, 5, (n_images,) + (size, size) * (column.ndim == 3)).astype(column.dtype)
+        for name, column in COLUMNS.items()
+        if column.dtype != "|S64"
+    }
+    arrays["mjd_tai"].sort()
+    arrays["mask"][:] = 0
+    if n_images:
+        arrays["mask"][0, : size // 2] = MaskBit.UNCOVERED
+    arrays["image"][arrays["mask"] > 0] = np.nan
+    arrays["frame_sha256"] = np.array([hashlib.sha256(bytes([i])).hexdigest() for i in range(n_images)], dtype="|S64")
+    return Sequence(
+        object_id="679",
+        survey="test",
+        dataset_id="test-0",
+        ra_deg=327.4,
+        dec_deg=0.65,
+        class_name="SNIa",
+        confirmation="spectroscopic",
+        pixel_scale_arcsec=0.396,
+        wcs_header="CTYPE1  = 'RA---TAN'",
+        software_version="test",
+        **arrays,
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(n_images=st.integers(0, 7), size=st.integers(8, 12), seed=st.integers(0, 2**31))
+def test_a_sequence_round_trips(tmp_path_factory: pytest.TempPathFactory, n_images: int, size: int, seed: int) -> None:
+    sequence = make_sequence(n_images, size, seed)
+    path = tmp_path_factory.mktemp("h5") / "679.h5"
+    write_sequence(path, sequence)
+    back = read_sequence(path)
+    for item in dataclasses.fields(Sequence):
+        np.testing.assert_array_equal(getattr(back, item.name), getattr(sequence, item.name))
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a.h5", "b.h5"):
+        write_sequence(tmp_path / name, make_sequence())
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+def test_plain_h5py_reads_it_and_finds_units(tmp_path: Path) -> None:
+    write_sequence(tmp_path / "679.h5", make_sequence())
+    with h5py.File(tmp_path / "679.h5") as file:
+        assert file.attrs["schema_version"] == 1
+        assert set(file) == set(COLUMNS)
+        assert file["image"].attrs["unit"] == "nanomaggy"
+        assert all(dataset.attrs["description"] for dataset in file.values())
+
+
+@pytest.mark.parametrize(
+    ("field", "change", "complaint"),
+    [
+        ("band_id", lambda a: a * 0, "band_id"),
+        ("mjd_tai", lambda a: a[::-1].copy(), "time order"),
+        ("image", lambda a: np.nan_to_num(a), "NaN exactly where"),
+        ("variance", lambda a: -a, "negative"),
+        ("mask", lambda a: a[:2], "shape"),
+    ],
+)
+def test_a_sequence_that_contradicts_the_schema_is_not_written(tmp_path: Path, field, change, complaint) -> None:  # type: ignore[no-untyped-def]
+    good = make_sequence()
+    bad = dataclasses.replace(good, **{field: change(getattr(good, field))})
+    with pytest.raises(SequenceError, match=complaint):
+        write_sequence(tmp_path / "679.h5", bad)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "679.h5"
+    write_sequence(path, make_sequence())
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"<html>not here</html>", b""):
+        path.write_bytes(damaged)
+        with pytest.raises(SequenceError, match=r"679\.h5"):
+            read_sequence(path)
+    path.unlink()
+    with pytest.raises(SequenceError, match="no sequence at"):
+        read_sequence(path)
