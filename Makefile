@@ -25,7 +25,7 @@ demo-real: $(VENV)/.installed  ## The same pipeline on real SDSS files: S82_REAL
 	$(BIN)/s82 demo-real --root $(WORK)/demo-real
 
 test: $(VENV)/.installed  ## The whole test suite
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.installed  ## Style and types
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ from pipeline.survey import SurveyConfig, load_survey
 
 PHOTOOBJ: Final = "archive/sas/dr17/eboss/photoObj/301/94/1/photoObj-000094-1-0012.fits"
 REFERENCE: Final = "catalog/stripe82_reference_objects.fits"
-REFERENCE_FIELD: Final = (351.49, 351.80, -0.02, 0.22)
+REFERENCE_FIELD: Final = (351.575, 351.715, 0.0, 0.21)
 """RA and Dec range that fields 4192/300 and 6377/399 of camcol 4 both cover [deg]."""
 ISOLATION_ARCSEC: Final = 8.0
 STAR, GALAXY = 6, 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,3 +19,14 @@ def real_data() -> Path:
     if not (folder / "archive").is_dir():
         pytest.skip(f"no real SDSS files at {folder}; set S82_REAL_DATA to a folder that has archive/ and catalog/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A throw-away Prefect database and server for tests that run flows."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    import flows  # noqa: F401  (sets Prefect's environment before Prefect is imported)
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
