@@ -15,7 +15,7 @@ from json import dumps, loads
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Final, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import httpx
 import stamina
@@ -138,7 +138,7 @@ class Archive:
         """
         parts = urlsplit(url)
         if parts.scheme in ("", "file"):
-            return _local_file(Path(parts.path if parts.scheme else url), max_mb)
+            return _local_file(Path(unquote(parts.path) if parts.scheme else url), max_mb)
         if parts.scheme not in ("http", "https"):
             raise ArchiveError(f"cannot fetch {url}: give an http(s) URL or the path of a file")
         terms = Terms(int(max_mb * 1e6), self._patience.timeout_s, check)

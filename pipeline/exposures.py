@@ -9,6 +9,7 @@ Shapes: N exposures; 5 bands in the order u g r i z.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
@@ -17,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
 from pipeline.archive import Archive
@@ -247,9 +249,12 @@ def _read_fits_table(archive: Archive, archive_name: str, path: str) -> tuple[fi
     """Primary header and first table; a corrupt file is dropped from the cache."""
     file = archive.fetch(archive_name, path).path
     try:
-        with fits.open(io.BytesIO(read_bytes(file)), memmap=False) as hdus:
+        with (
+            warnings.catch_warnings(action="error", category=AstropyUserWarning),  # says so of a truncated file
+            fits.open(io.BytesIO(read_bytes(file)), memmap=False) as hdus,
+        ):
             return hdus[0].header, hdus[1].data
-    except (FrameError, OSError, IndexError, TypeError, ValueError, fits.VerifyError) as error:
+    except (FrameError, AstropyUserWarning, OSError, IndexError, TypeError, ValueError, fits.VerifyError) as error:
         archive.discard(archive_name, path)
         raise ExposureIndexError(
             f"{path} is not a readable FITS table ({error}); run again to fetch it anew"

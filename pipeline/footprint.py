@@ -71,8 +71,9 @@ def _has_solution(index: ExposureIndex) -> NDArray[np.bool_]:
     """Whether a field's astrometry is one: finite, and near SDSS's 0.396″ per pixel (holes have zeros or -9999)."""
     (_, b, c), (_, e, f) = index.mu_N3.T, index.nu_N3.T
     scale_arcsec = 3600 * np.sqrt(np.abs(b * f - c * e))
-    finite: NDArray[np.bool_] = np.isfinite(index.mu_N3).all(axis=1) & np.isfinite(index.nu_N3).all(axis=1)
-    return finite & (scale_arcsec > 0.3) & (scale_arcsec < 0.5)
+    finite = np.isfinite(np.hstack([index.mu_N3, index.nu_N3])).all(axis=1)
+    usable: NDArray[np.bool_] = finite & (scale_arcsec > 0.3) & (scale_arcsec < 0.5)
+    return usable
 
 
 def _concatenate(parts: list[Footprint]) -> Footprint:

@@ -108,7 +108,7 @@ class PlanSummary:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Cells in the order of their ids, and what could not be planned (the catalogue's skips included)."""
+    """Cells in the order of their ids, and the objects of the catalogue that no usable exposure covers."""
 
     cells: tuple[Cell, ...]
     skips: tuple[Skip, ...]
@@ -137,7 +137,7 @@ def make_plan(survey: SurveyConfig, catalog: Catalog, index: ExposureIndex) -> P
     skips = _explain_missing(targets, seasons, covered, chosen, verdict)
     cells = _make_cells(survey, targets, seasons, chosen, index)
     summary = _summarise(survey, cells, Counter(verdict[verdict != ""].tolist()))
-    return Plan(cells, (*catalog.skips, *skips), summary)
+    return Plan(cells, skips, summary)
 
 
 def _judge(index: ExposureIndex, selection: SelectionConfig) -> NDArray[np.str_]:
@@ -184,7 +184,7 @@ def _explain_missing(
     covered: Footprint,
     chosen: Footprint,
     verdict: NDArray[np.str_],
-) -> list[Skip]:
+) -> tuple[Skip, ...]:
     """A skip for each object without a usable exposure, saying what became of those that cover it."""
     lost = np.setdiff1d(np.arange(len(targets)), chosen.target_index)
     reasons: dict[int, Counter[str]] = defaultdict(Counter)
@@ -198,7 +198,7 @@ def _explain_missing(
         detail = f"every exposure that covers it is cut: {cuts}" if cuts else "no exposure of the index covers it"
         of_season = f" (season {season.name})" if season else ""
         skips.append(Skip("no-exposure", detail + of_season, targets[target].object_id))
-    return skips
+    return tuple(skips)
 
 
 def _make_cells(

@@ -1,0 +1,277 @@
+"""What `Archive` promises: whole, typed, once, politely, and never a half-written file."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pipeline.archive import USER_AGENT, Archive, Patience
+from pipeline.errors import ArchiveError, BadPayload, NotInArchive
+from pipeline.survey import ArchiveConfig
+from pipeline.transfer import SERVER_LIMIT
+
+FRAME = gzip.compress(bytes(range(256)) * 4000, mtime=0)
+PATH = "imaging/94/40/corr/1/fpC-000094-r1-0012.fit.gz"
+QUICK = Patience(wait_initial_s=0.01, wait_max_s=2)
+
+
+def open_archive(cache: Path, *urls: str, **limits: float) -> Archive:
+    config = ArchiveConfig(name="das", layout="das-dr7", base_urls=urls, timeout_s=2, **limits)
+    return Archive((config,), cache, QUICK)
+
+
+def cached_files(cache: Path) -> list[str]:
+    return sorted(
+        str(path.relative_to(cache)) for path in cache.rglob("*") if path.is_file() and ".locks" not in path.parts
+    )
+
+
+def test_a_file_is_fetched_once_and_checked_on_every_hit(server, reply, tmp_path):
+    server.script["/" + PATH] = [reply(FRAME)]
+    with open_archive(tmp_path, server.url) as archive:
+        first, second = archive.fetch("das", PATH), archive.fetch("das", PATH)
+        assert (first.from_cache, second.from_cache) == (False, True)
+        assert first.path == tmp_path / "das" / PATH
+        assert first.path.read_bytes() == FRAME
+        assert first.sha256 == second.sha256 == hashlib.sha256(FRAME).hexdigest()
+        assert server.count("/" + PATH) == 1
+
+        damaged = bytearray(FRAME)
+        damaged[1000] ^= 1
+        first.path.write_bytes(damaged)
+        assert archive.fetch("das", PATH).path.read_bytes() == FRAME, "a damaged cached file is fetched anew"
+        archive.discard("das", PATH)
+        assert cached_files(tmp_path) == []
+        archive.fetch("das", PATH)
+    assert server.count("/" + PATH) == 3
+    assert cached_files(tmp_path) == [f"das/{PATH}", f"das/{PATH}.origin.json"]
+
+
+def test_the_client_says_who_it_is_and_takes_the_bytes_as_they_lie(server, reply, tmp_path):
+    """Apache labels .gz files as Content-Encoding: gzip; the archive's own compression must survive that."""
+    server.script["/" + PATH] = [reply(FRAME, headers={"Content-Encoding": "gzip"})]
+    with open_archive(tmp_path, server.url) as archive:
+        assert archive.fetch("das", PATH).path.read_bytes() == FRAME
+    headers = server.requests[0][1]
+    assert headers["user-agent"] == USER_AGENT
+    assert USER_AGENT.startswith("stripe82-convention/")
+    assert headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_a_server_in_trouble_is_asked_again(server, reply, tmp_path, status):
+    server.script["/" + PATH] = [reply(b"busy", status), reply(FRAME[:100], send=50), reply(FRAME)]
+    with open_archive(tmp_path, server.url) as archive:
+        assert archive.fetch("das", PATH).n_bytes == len(FRAME)
+    assert server.count("/" + PATH) == 3
+
+
+def test_retry_after_is_waited_for(server, reply, tmp_path):
+    server.script["/" + PATH] = [reply(b"", 429, {"Retry-After": "1"}), reply(FRAME)]
+    begin = time.monotonic()
+    with open_archive(tmp_path, server.url) as archive:
+        archive.fetch("das", PATH)
+    assert time.monotonic() - begin >= 1
+
+
+def test_a_server_that_asks_for_an_hour_is_not_pressed(server, reply, tmp_path):
+    server.script["/" + PATH] = [reply(b"", 503, {"Retry-After": "3600"})]
+    with open_archive(tmp_path, server.url) as archive, pytest.raises(ArchiveError, match="come back in 3600 s"):
+        archive.fetch("das", PATH)
+    assert server.count("/" + PATH) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "message", "n_requests"),
+    [
+        ({"body": b"<html><h1>Sorry</h1> SDSS is down for maintenance"}, "SDSS is down", 4),
+        ({"body": FRAME, "send": 500}, "truncated", 4),
+        ({"body": b""}, "empty", 4),
+        ({"body": FRAME, "headers": {"Content-Length": "50000000000"}}, "announces 50000000000 bytes", 1),
+        ({"body": FRAME * 1000}, "announces", 1),
+    ],
+    ids=["outage page", "truncated", "empty", "a lie of 50 GB", "too large"],
+)
+def test_what_is_not_the_file_is_refused_and_nothing_is_kept(server, reply, tmp_path, fault, message, n_requests):
+    server.script["/" + PATH] = [reply(**fault)]
+    with open_archive(tmp_path, server.url, max_file_mb=0.05) as archive, pytest.raises(BadPayload, match=message):
+        archive.fetch("das", PATH)
+    assert server.count("/" + PATH) == n_requests
+    assert cached_files(tmp_path) == []
+
+
+def test_a_body_without_announced_length_is_bounded_too(server, reply, tmp_path):
+    chunk = b"%x\r\n%s\r\n" % (len(FRAME), FRAME)
+    headers = {"Transfer-Encoding": "chunked", "Content-Length": None}
+    server.script["/" + PATH] = [reply(chunk * 100, headers=headers)]
+    with open_archive(tmp_path, server.url, max_file_mb=0.1) as archive, pytest.raises(BadPayload, match="sends more"):
+        archive.fetch("das", PATH)
+    assert cached_files(tmp_path) == []
+
+
+def test_a_missing_file_is_asked_for_once(server, tmp_path):
+    with open_archive(tmp_path, server.url) as archive:
+        for _ in range(2):
+            with pytest.raises(NotInArchive):
+                archive.fetch("das", PATH)
+    assert server.count("/" + PATH) == 1
+
+
+def test_mirrors_are_tried_in_order(new_server, reply, tmp_path):
+    broken, empty, good = new_server(), new_server(), new_server()
+    broken.script["/" + PATH] = [reply(b"<html>down")]
+    good.script["/" + PATH] = [reply(FRAME)]
+    with open_archive(tmp_path, broken.url, empty.url, good.url) as archive:
+        assert archive.fetch("das", PATH).n_bytes == len(FRAME)
+    assert [each.count("/" + PATH) for each in (broken, empty, good)] == [1, 1, 1]
+
+
+def test_a_file_that_one_mirror_lacks_and_another_cannot_give_is_not_called_missing(new_server, reply, tmp_path):
+    empty, broken = new_server(), new_server()
+    broken.script["/" + PATH] = [reply(b"", 503)]
+    with open_archive(tmp_path, empty.url, broken.url, attempts=2) as archive:
+        with pytest.raises(ArchiveError, match="status 503") as caught:
+            archive.fetch("das", PATH)
+        assert not isinstance(caught.value, NotInArchive)
+        broken.script["/" + PATH] = [reply(FRAME)]
+        assert archive.fetch("das", PATH).n_bytes == len(FRAME), "and it is asked for again"
+
+
+def test_nobody_there(tmp_path):
+    with (
+        open_archive(tmp_path, "http://127.0.0.1:9/", attempts=2) as archive,
+        pytest.raises(ArchiveError, match="ConnectError"),
+    ):
+        archive.fetch("das", PATH)
+
+
+def test_redirects_are_followed_a_few_times_and_only_over_http(new_server, reply, tmp_path):
+    front, store = new_server(), new_server()
+    store.script["/" + PATH] = [reply(FRAME)]
+    front.script["/" + PATH] = [reply(b"", 302, {"Location": store.url + PATH})]
+    front.script["/loop.gz"] = [reply(b"", 302, {"Location": "/loop.gz"})]
+    front.script["/out.gz"] = [reply(b"", 302, {"Location": "file:///etc/passwd"})]
+    with open_archive(tmp_path, front.url) as archive:
+        assert archive.fetch("das", PATH).path.read_bytes() == FRAME
+        for path in ("loop.gz", "out.gz"):
+            with pytest.raises(ArchiveError, match="leads nowhere"):
+                archive.fetch("das", path)
+    assert front.count("/loop.gz") <= 5
+
+
+def test_threads_share_one_download_and_keep_to_the_connection_limit(server, reply, tmp_path):
+    paths = [f"imaging/{n}.fit.gz" for n in range(6)]
+    for path in paths:
+        server.script["/" + path] = [reply(FRAME, delay_s=0.05)]
+    with (
+        open_archive(tmp_path, server.url, max_connections=2) as archive,
+        ThreadPoolExecutor(12) as threads,
+    ):
+        results = list(threads.map(lambda path: archive.fetch("das", path), paths * 3))
+    assert {result.n_bytes for result in results} == {len(FRAME)}
+    assert [server.count("/" + path) for path in paths] == [1] * len(paths)
+    assert server.most_in_flight == 2
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from pipeline.archive import Archive
+from pipeline.survey import ArchiveConfig
+
+config = ArchiveConfig(name="das", layout="das-dr7", base_urls=(sys.argv[1],))
+with Archive((config,), Path(sys.argv[2])) as archive:
+    print(archive.fetch("das", sys.argv[3]).from_cache)
+"""
+
+
+def test_processes_share_one_download(server, reply, tmp_path):
+    server.script["/" + PATH] = [reply(FRAME, delay_s=1)]
+    command = [sys.executable, "-c", FETCH, server.url, str(tmp_path), PATH]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert sorted(process.communicate(timeout=30)[0].strip() for process in processes) == ["False", "True"]
+    assert server.count("/" + PATH) == 1
+
+
+def test_a_cache_of_another_server_is_asked_about_not_trusted(new_server, reply, tmp_path):
+    """A demo archive moves from port to port; another archive under the same name must not be mixed up with it."""
+
+    def serve(body: bytes, etag: str):
+        def answer(path, headers):
+            if headers.get("if-none-match") == etag:
+                return reply(b"", 304)
+            return reply(body, headers={"ETag": etag, "Last-Modified": "Mon, 20 Nov 2006 05:56:36 GMT"})
+
+        return answer
+
+    same, moved, other = new_server(), new_server(), new_server()
+    same.script["/" + PATH] = moved.script["/" + PATH] = serve(FRAME, '"one"')
+    other.script["/" + PATH] = serve(FRAME[::-1], '"two"')
+    for source, from_cache in ((same, False), (moved, True), (moved, True)):
+        with open_archive(tmp_path, source.url) as archive:
+            assert archive.fetch("das", PATH).from_cache is from_cache
+    assert moved.count("/" + PATH) == 1, "once told that the file is the same, the new server counts as its origin"
+    with open_archive(tmp_path, other.url) as archive, pytest.raises(BadPayload):
+        archive.fetch("das", PATH)  # reversed bytes have no gzip magic: the other server's answer was looked at
+    assert "if-modified-since" not in other.requests[0][1], "dates of two servers cannot be compared"
+
+
+def test_pages_are_cached_by_query_and_refreshed_cheaply(server, reply, tmp_path):
+    def table(path, headers):
+        if headers.get("if-none-match") == '"v1"':
+            return reply(b"", 304)
+        return reply(path.encode(), headers={"ETag": '"v1"'})
+
+    server.script["/sql"] = table
+    with Archive((), tmp_path, QUICK) as archive:
+        first = archive.fetch_url(server.url + "sql", "page.csv", {"cmd": "SELECT 1"})
+        assert b"SELECT" in first.path.read_bytes()
+        assert archive.fetch_url(server.url + "sql", "page.csv", {"cmd": "SELECT 1"}).from_cache
+        assert server.count("/sql") == 1
+        assert archive.fetch_url(server.url + "sql", "page.csv", {"cmd": "SELECT 1"}, refresh=True).from_cache
+        assert server.count("/sql") == 2
+        server.script["/sql"] = [reply(b"new")]
+        assert archive.fetch_url(server.url + "sql", "page.csv", {"cmd": "SELECT 2"}).path.read_bytes() == b"new"
+
+
+def test_a_query_that_is_too_large_is_not_asked_again(server, reply, tmp_path):
+    server.script["/sql"] = [reply(b"<html>" + b" " * 300 + SERVER_LIMIT.encode(), 500)]
+    with Archive((), tmp_path, QUICK) as archive, pytest.raises(ArchiveError, match=SERVER_LIMIT):
+        archive.fetch_url(server.url + "sql", "page.csv")
+    assert server.count("/sql") == 1
+
+
+def test_local_files_are_opened_where_they_are(tmp_path):
+    table = tmp_path / "my list.csv"
+    table.write_bytes(b"cid,ra,dec\n")
+    with Archive((), tmp_path / "cache", QUICK) as archive:
+        for name in (str(table), table.as_uri()):
+            fetched = archive.fetch_url(name, "list")
+            assert (fetched.path, fetched.n_bytes) == (table, 11)
+        with pytest.raises(ArchiveError, match=r"nowhere\.csv"):
+            archive.fetch_url(str(tmp_path / "nowhere.csv"), "list")
+        with pytest.raises(ArchiveError, match="MB allowed"):
+            archive.fetch_url(str(table), "list", max_mb=1e-6)
+        with pytest.raises(ArchiveError, match="http"):
+            archive.fetch_url("ftp://server/list", "list")
+
+
+@pytest.mark.parametrize("path", ["../escape.gz", "/etc/passwd", "a/../../b", "nul\0.gz"])
+def test_no_path_leaves_the_cache(server, tmp_path, path):
+    with open_archive(tmp_path / "cache", server.url) as archive, pytest.raises(ArchiveError, match="inside the cache"):
+        archive.fetch("das", path)
+    assert server.requests == []
+
+
+def test_a_cache_that_cannot_be_written_is_said_so(server, reply, tmp_path):
+    server.script["/" + PATH] = [reply(FRAME)]
+    (tmp_path / "das").write_text("a file where the folder should be")
+    with open_archive(tmp_path, server.url) as archive, pytest.raises(ArchiveError, match="choose another cache"):
+        archive.fetch("das", PATH)
