@@ -1,0 +1,298 @@
+"""A small HTTP server for an archive tree, real or simulated, on this machine only.
+
+Static files with what a careful downloader relies on (Range, If-Range, ETag, Last-Modified, HEAD,
+keep-alive), SkyServer's SQL page, a log of requests, and faults on request.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from email.utils import formatdate, parsedate_to_datetime
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from pipeline.simulate.faults import Fault, FaultPlan
+from pipeline.simulate.skyserver import SQL_PATH, SqlError, select_as_csv
+
+CHUNK: Final = 1 << 18
+_RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
+_TYPES: Final = {
+    ".gz": "application/gzip",
+    ".bz2": "application/x-bzip2",
+    ".fits": "application/fits",
+    ".fit": "application/fits",
+    ".dat2": "text/plain",
+    ".csv": "text/csv",
+    ".parquet": "application/vnd.apache.parquet",
+}
+OUTAGE_PAGE: Final = (
+    b"<html><head><title>Maintenance</title></head><body>The archive is down for maintenance.</body></html>\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One line of the log."""
+
+    method: str
+    path: str
+    """Percent-decoded, without the query."""
+    status: int
+    """0 where the connection was reset."""
+    n_bytes: int
+    """Of the body that were sent."""
+    range: str | None
+    """The Range header, as it came."""
+
+
+class ArchiveServer:
+    """Serve the tree under `root` at `url` while the context is open. Port 0: any that is free."""
+
+    def __init__(self, root: Path, *, faults: Iterable[Fault] = (), port: int = 0) -> None:
+        if not root.is_dir():
+            raise NotADirectoryError(f"{root} is not a folder: there is no archive to serve")
+        self._http = _Http(root.resolve(), FaultPlan(faults), port)
+        self._thread = threading.Thread(
+            target=self._http.serve_forever, args=(0.05,), name="archive-server", daemon=True
+        )
+
+    @property
+    def url(self) -> str:
+        """Base URL without a trailing slash."""
+        return f"http://127.0.0.1:{self._http.server_port}"
+
+    @property
+    def requests(self) -> list[Request]:
+        """All requests answered so far, in the order in which they ended."""
+        with self._http.lock:
+            return list(self._http.log)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+def serve_forever(root: Path, port: int) -> None:
+    """Serve the tree until Ctrl-C.
+
+    Raises
+    ------
+    NotADirectoryError
+        `root` is not a folder.
+    OSError
+        The port is taken.
+    """
+    if not root.is_dir():
+        raise NotADirectoryError(f"{root} is not a folder: there is no archive to serve")
+    with _Http(root.resolve(), FaultPlan(), port) as http:
+        try:
+            http.serve_forever()
+        except KeyboardInterrupt:
+            return
+
+
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False  # idle keep-alive connections would hold it open
+    request_queue_size = 64
+
+    def __init__(self, root: Path, faults: FaultPlan, port: int) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.root = root
+        self.faults = faults
+        self.lock = threading.Lock()
+        self.log: list[Request] = []
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away is no error of the server's: the log has the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """What is to be sent: bytes, or a part of a file."""
+
+    size: int
+    content: bytes | None = None
+    path: Path | None = None
+    start: int = 0
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_version = "archive"
+    timeout = 60
+    server: _Http
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Quiet: `_Http.log` has it."""
+
+    def _answer(self) -> None:
+        parts = urlsplit(self.path)
+        path = unquote(parts.path)
+        fault = self.server.faults.next_for(path)
+        if fault is not None and self._commit(fault, path):
+            return
+        if path == SQL_PATH:
+            self._sql(path, parse_qs(parts.query), fault)
+        else:
+            self._file(path, fault)
+
+    def _commit(self, fault: Fault, path: str) -> bool:
+        """Do what takes the place of the answer; False where the answer itself is to be spoilt or only delayed."""
+        if fault.kind == "not_found":
+            self._refuse(path, HTTPStatus.NOT_FOUND)
+        elif fault.kind == "server_error":
+            wait = {} if fault.retry_after_s is None else {"Retry-After": f"{fault.retry_after_s:g}"}
+            self._refuse(path, HTTPStatus.SERVICE_UNAVAILABLE, wait)
+        elif fault.kind == "html":
+            self._send(path, HTTPStatus.OK, {"Content-Type": "text/html"}, _Body(len(OUTAGE_PAGE), OUTAGE_PAGE))
+        elif fault.kind == "reset":
+            # Linger 0: closing sends RST.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            self.connection.close()
+            self._log(path, 0, 0)
+        elif fault.kind == "slow":
+            time.sleep(fault.delay_s)
+            return False
+        else:
+            return False
+        return True
+
+    def _refuse(self, path: str, status: HTTPStatus, headers: dict[str, str] | None = None, text: str = "") -> None:
+        page = f"{status.value} {status.phrase}\n{text}\n".encode()
+        self._send(path, status, {"Content-Type": "text/plain", **(headers or {})}, _Body(len(page), page))
+
+    def _sql(self, path: str, query: dict[str, list[str]], fault: Fault | None) -> None:
+        table = self.server.root / "stripe82" / "Field.csv"
+        if not table.is_file():
+            return self._refuse(path, HTTPStatus.NOT_FOUND)
+        if query.get("format", ["csv"]) != ["csv"] or len(query.get("cmd", [])) != 1:
+            return self._refuse(path, HTTPStatus.BAD_REQUEST, text="give one cmd, and format=csv")
+        try:
+            content = select_as_csv(table, query["cmd"][0]).encode()
+        except SqlError as error:
+            return self._refuse(path, HTTPStatus.BAD_REQUEST, text=str(error))
+        return self._send(path, HTTPStatus.OK, {"Content-Type": "text/csv"}, _Body(len(content), content), fault)
+
+    def _file(self, path: str, fault: Fault | None) -> None:
+        target = (self.server.root / path.lstrip("/")).resolve() if "\0" not in path else self.server.root
+        # After `resolve` neither '..' nor a symbolic link can lead out of the tree unseen.
+        if not target.is_relative_to(self.server.root) or not target.is_file():
+            return self._refuse(path, HTTPStatus.NOT_FOUND)
+        state = target.stat()
+        headers = {
+            "Content-Type": _TYPES.get(target.suffix)
+            or mimetypes.guess_type(target.name)[0]
+            or "application/octet-stream",
+            "ETag": f'"{state.st_mtime_ns:x}-{state.st_size:x}"',
+            "Last-Modified": formatdate(state.st_mtime, usegmt=True),
+            "Accept-Ranges": "bytes",
+        }
+        span = self._wanted_range(state.st_size, headers)
+        if span is None:
+            return self._send(path, HTTPStatus.OK, headers, _Body(state.st_size, path=target), fault)
+        start, stop = span
+        if start >= stop:
+            headers = {"Content-Range": f"bytes */{state.st_size}"}
+            return self._refuse(path, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers)
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{state.st_size}"
+        return self._send(
+            path, HTTPStatus.PARTIAL_CONTENT, headers, _Body(stop - start, path=target, start=start), fault
+        )
+
+    def _wanted_range(self, size: int, headers: dict[str, str]) -> tuple[int, int] | None:
+        """(start, stop) of a byte range (RFC 9110, 14.2); None for the whole file; start ≥ stop: cannot be met."""
+        match = _RANGE.fullmatch(self.headers.get("Range", "").strip())
+        if not match or match.groups() == ("", "") or not self._unchanged(headers):
+            return None
+        first, last = match.groups()
+        if not first:
+            return max(size - int(last), 0), size
+        if last and int(last) < int(first):
+            return None
+        return int(first), min(int(last) + 1, size) if last else size
+
+    def _unchanged(self, headers: dict[str, str]) -> bool:
+        """Whether If-Range (RFC 9110, 13.1.5), if there, still describes the file."""
+        condition = self.headers.get("If-Range")
+        if condition is None:
+            return True
+        if condition.startswith('"'):
+            return condition == headers["ETag"]
+        try:
+            return parsedate_to_datetime(condition) == parsedate_to_datetime(headers["Last-Modified"])
+        except ValueError:
+            return False
+
+    def _send(
+        self, path: str, status: HTTPStatus, headers: dict[str, str], body: _Body, fault: Fault | None = None
+    ) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(body.size))
+        self.end_headers()
+        sent = 0
+        try:
+            if self.command != "HEAD":
+                sent = self._send_body(body, fault)
+        finally:
+            self._log(path, status.value, sent)
+
+    def _send_body(self, body: _Body, fault: Fault | None) -> int:
+        kind = fault.kind if fault is not None else None
+        length = body.size // 2 if kind == "truncated" else body.size
+        sent = 0
+        for chunk in _chunks(body, length):
+            if kind == "corrupt" and sent <= body.size // 2 < sent + len(chunk):
+                chunk[body.size // 2 - sent] ^= 0xFF
+            self.wfile.write(chunk)
+            sent += len(chunk)
+        if length < body.size:
+            self.close_connection = True
+        return sent
+
+    def _log(self, path: str, status: int, n_bytes: int) -> None:
+        request = Request(self.command, path, status, n_bytes, self.headers.get("Range"))
+        with self.server.lock:
+            self.server.log.append(request)
+
+
+def _content_type(name: str) -> str:
+    return _TYPES.get(Path(name).suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
+
+
+def _chunks(body: _Body, length: int) -> Iterable[bytearray]:
+    if body.path is None:
+        yield bytearray((body.content or b"")[:length])
+        return
+    with body.path.open("rb") as handle:
+        handle.seek(body.start)
+        while length > 0 and (chunk := handle.read(min(CHUNK, length))):
+            length -= len(chunk)
+            yield bytearray(chunk)
