@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-from prefect import Task, flow, get_run_logger, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import wait
@@ -18,6 +18,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict
 
 from flows.progress import BuildProgress, Stopwatch
+from flows.steps import step
 from pipeline.archive import Archive
 from pipeline.build import Build, exclusive, open_archive, prepare, publish
 from pipeline.cells import CellResult, build_cell
@@ -25,9 +26,6 @@ from pipeline.errors import DatasetError
 from pipeline.manifest import Dataset
 from pipeline.plan import PlanSummary
 from pipeline.survey import load_survey
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 CELLS_AT_ONCE = 2
 """One cell's frames are fetched while another's are cut; the decoding itself shares one process pool."""
@@ -81,7 +79,7 @@ def build_dataset(
     n_workers = workers or os.cpu_count() or 1
     with open_archive(resolved, root) as archive:
         with clock("plan"):
-            build = _step("plan")(prepare)(resolved, root, archive)
+            build = step("plan")(prepare)(resolved, root, archive)
         logger.info("%s: %s", build.dataset_id, _outlook(build.plan.summary))
         if (dataset := build.published()) is not None:
             logger.info("%s is published already at %s", build.dataset_id, dataset.path)
@@ -90,7 +88,7 @@ def build_dataset(
             with clock("cells"), _process_pool(n_workers) as executor:
                 results = _run_cells(build, archive, executor, n_workers)
             with clock("publish"):
-                dataset = _step("publish")(publish)(build, results, clock.seconds)
+                dataset = step("publish")(publish)(build, results, clock.seconds)
     published = _published(dataset, built_now=True)
     create_table_artifact(
         key="dataset",
@@ -118,11 +116,6 @@ def _run_cells(build: Build, archive: Archive, executor: Executor, workers: int)
             f"run again to build only these. First: {failed[0]}"
         )
     return [future.result() for future in futures]
-
-
-def _step(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Make a plain function a task that is never answered from Prefect's cache."""
-    return task(name=name, cache_policy=NO_CACHE, persist_result=False)
 
 
 def _outlook(summary: PlanSummary) -> str:

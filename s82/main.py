@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any
 
 import click
 
@@ -68,9 +67,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether an error was raised on purpose; without importing rooms that the word did not need."""
-    bases: list[Any] = []
-    for module, name in (("pipeline.errors", "PipelineError"), ("model.errors", "ModelError")):
-        if module in sys.modules:
-            bases.append(getattr(sys.modules[module], name))
-    return isinstance(error, tuple(bases))
+    """Whether an error was raised on purpose; importing nothing that the word did not need."""
+    errors = sys.modules.get("pipeline.errors")
+    return errors is not None and isinstance(error, errors.PipelineError)

@@ -11,12 +11,12 @@ import click
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 
 
-def root_option() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def root_option(default: str = "work") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """`--root`: where datasets, runs and the cache live."""
     return click.option(
         "--root",
         type=click.Path(file_okay=False),
-        default="work",
+        default=default,
         show_default=True,
         help="Directory of datasets, runs and the download cache.",
     )
@@ -31,3 +31,10 @@ def show(content: Mapping[str, Any], *, as_json: bool) -> None:
     for key, value in content.items():
         text = json.dumps(value, default=str) if isinstance(value, dict | list) else value
         click.echo(f"{key:<{width}}  {text}")
+
+
+def times(seconds: Mapping[str, float], total: float) -> None:
+    """Where the time went."""
+    click.echo("\nwhere the time went            s    %")
+    for name, spent in {**seconds, "total": total}.items():
+        click.echo(f"{name:<24} {spent:>7.1f} {100 * spent / total:>4.0f}")

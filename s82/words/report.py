@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from pipeline.report import write_report
 
-from pipeline.manifest import open_dataset
+from pipeline.report import write_report
 
 
 @click.command("report")
@@ -21,4 +20,4 @@ from pipeline.manifest import open_dataset
 @click.option("--out", type=click.Path(path_type=Path), default="report.html", show_default=True)
 def command(dataset: Path, run: Path | None, truth: Path | None, out: Path) -> None:
     """Write one self-contained HTML page about DATASET, with the results of a run if given."""
-    click.echo(write_report(out, open_dataset(dataset), run=run, truth=truth))
+    click.echo(write_report(out, dataset, run=run, truth=truth))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
-from pipeline.simulate.archive import simulate_archive
 
+from pipeline.simulate.archive import simulate_archive
 from pipeline.survey import load_survey
 from s82.output import as_json, show
 
@@ -19,4 +20,4 @@ from s82.output import as_json, show
 def command(out: Path, survey: str, workers: int | None, as_json: bool) -> None:
     """Write a simulated archive to OUT: frames of both formats, tables, catalogue, index, and the injected truth."""
     result = simulate_archive(load_survey(survey), out, workers=workers)
-    show(result.summary(), as_json=as_json)
+    show(asdict(result), as_json=as_json)

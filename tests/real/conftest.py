@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +63,7 @@ def galaxies_of_fpc_field(archive: Path) -> list[tuple[str, float, float]]:
 
 
 @pytest.fixture(scope="session")
-def real_build(real_data: Path, prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBuild]:
+def real_build(real_data: Path, prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> RealBuild:
     """Serve the real files, run `build-dataset` on them, and hand over what it published."""
     from flows.build import build_dataset
 
@@ -76,4 +75,4 @@ def real_build(real_data: Path, prefect_server: None, tmp_path_factory: pytest.T
             objects.writelines(f"{name},{ra!r},{dec!r}\n" for name, ra, dec in galaxies)
         published = build_dataset(survey=str(survey), root=root, workers=2)
     known = {item.object_id: item for item in known_objects(real_data)}
-    yield RealBuild(open_dataset(published.path), known, tuple(name for name, _, _ in galaxies))
+    return RealBuild(open_dataset(published.path), known, tuple(name for name, _, _ in galaxies))

@@ -1,0 +1,99 @@
+"""The flows `train-model`, `fine-tune-model` and `evaluate-model`: two steps of training, then the test folds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_table_artifact
+
+from flows.steps import step
+from model.config import RunConfig, preset
+from model.evaluate import Evaluation, evaluate
+from model.runs import TrainResult, fine_tune, train
+from model.train import Progress
+
+LINES_PER_MODEL = 2
+"""A model's training is told in about this many lines."""
+
+
+def resolve(name: str, changes: dict[str, Any] | None = None) -> RunConfig:
+    """A preset with nested changes, such as `{"train": {"epochs": 5}}`."""
+    return preset(name).updated(**(changes or {}))
+
+
+@flow(name="train-model")
+def train_model(
+    dataset: Path,
+    run: Path,
+    model: str = "small",
+    changes: dict[str, Any] | None = None,
+    folds: Sequence[int] | None = None,
+) -> TrainResult:
+    """Train on photometrically typed supernovae and half of AGN and Variables.
+
+    Parameters
+    ----------
+    dataset
+        Directory of a published dataset.
+    run
+        Directory of the run; an interrupted run continues.
+    model
+        Preset: `paper` or `small`.
+    changes
+        Settings that differ from the preset's, nested.
+    folds
+        Folds to train; all by default.
+    """
+    return step("train", retries=1)(train)(dataset, run, resolve(model, changes), folds=folds, progress=Teller())
+
+
+@flow(name="fine-tune-model")
+def fine_tune_model(dataset: Path, run: Path) -> TrainResult:
+    """Continue every trained model of `run` on spectroscopically confirmed objects."""
+    return step("fine-tune", retries=1)(fine_tune)(dataset, run, progress=Teller())
+
+
+@flow(name="evaluate-model")
+def evaluate_model(dataset: Path, run: Path) -> Evaluation:
+    """Predict every test object by the models that never saw it, and score the predictions."""
+    result = step("evaluate")(evaluate)(dataset, run)
+    create_table_artifact(key="evaluation", table=headline(result), description=f"Run {run} on {result.dataset_id}")
+    return result
+
+
+def headline(result: Evaluation) -> list[dict[str, Any]]:
+    """Scores with their 95 % intervals, and what the majority class alone would score."""
+    return [
+        {
+            "score": name.replace("_", " "),
+            "value": round(estimate.value, 4),
+            "low": round(estimate.low, 4),
+            "high": round(estimate.high, 4),
+            "majority class": round(getattr(result.majority, name), 4),
+        }
+        for name in ("balanced_accuracy", "macro_f1", "accuracy")
+        for estimate in (getattr(result, name),)
+    ]
+
+
+class Teller:
+    """Log a few epochs of every model, the last among them."""
+
+    def __init__(self) -> None:
+        self._logger = get_run_logger()
+        self._logger.info("torch %s on %d threads", torch.__version__, torch.get_num_threads())
+
+    def __call__(self, progress: Progress) -> None:
+        every = max(1, progress.epochs // LINES_PER_MODEL)
+        if progress.epoch % every and progress.epoch != progress.epochs:
+            return
+        who = f"{progress.step} fold {progress.fold} member {progress.member}"
+        balanced = progress.validation_balanced_accuracy
+        validation = "" if balanced is None else f" · validation balanced accuracy {balanced:.2f}"
+        self._logger.info(
+            "%s · epoch %d/%d · loss %.3f%s", who, progress.epoch, progress.epochs, progress.loss, validation
+        )

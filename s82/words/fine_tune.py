@@ -1,0 +1,19 @@
+"""`s82 fine-tune`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from flows.train import fine_tune_model
+from s82.output import as_json, show
+
+
+@click.command("fine-tune")
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(file_okay=False, path_type=Path))
+@as_json
+def command(dataset: Path, run: Path, as_json: bool) -> None:
+    """Step 2: continue the models of RUN on the spectroscopically confirmed objects of DATASET."""
+    show(fine_tune_model(dataset, run).model_dump(mode="json"), as_json=as_json)

@@ -1,0 +1,46 @@
+"""`s82 train`"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows.train import train_model
+from s82.output import as_json, show
+
+
+def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
+    """Nest `train.epochs=5` as {"train": {"epochs": 5}}; values are JSON, else text."""
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator or not all(key.split(".")):
+            raise click.BadParameter(f"{setting!r} is not of the form part.name=value", param_hint="--set")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        *parts, name = key.split(".")
+        place = changes
+        for part in parts:
+            place = place.setdefault(part, {})
+        place[name] = value
+    return changes
+
+
+@click.command("train")
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--preset", default="small", show_default=True, help="paper or small.")
+@click.option("--set", "settings", multiple=True, metavar="PART.NAME=VALUE", help="Change one setting of the preset.")
+@click.option("--fold", "folds", type=int, multiple=True, help="Train this fold only; may be repeated.")
+@as_json
+def command(
+    dataset: Path, run: Path, preset: str, settings: tuple[str, ...], folds: tuple[int, ...], as_json: bool
+) -> None:
+    """Step 1: train on the photometrically typed objects of DATASET into the run directory RUN."""
+    result = train_model(dataset, run, model=preset, changes=parse_settings(settings), folds=list(folds) or None)
+    show(result.model_dump(mode="json"), as_json=as_json)
