@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import email.utils
 import hashlib
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ MAGIC: Final[Mapping[str, bytes]] = {".bz2": b"BZh", ".gz": b"\x1f\x8b", ".fit":
 SERVER_LIMIT: Final = "Response Buffer Limit Exceeded"
 """What SkyServer's web server says of a query with too many rows: asking again gives the same."""
 _MAY_PASS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+_SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,9})?")  # a fraction is against the RFC, and harmless
 
 Check = Callable[[bytes], str]
 """Says from a file's first bytes what it is instead of what was asked for; '' if nothing is wrong."""
@@ -132,9 +135,9 @@ def _check_status(response: httpx.Response, url: str) -> None:
 
 
 def _retry_after_s(response: httpx.Response) -> float | None:
-    """Seconds of a Retry-After header, which holds seconds or an HTTP date (RFC 9110 §10.2.3)."""
+    """Seconds of a Retry-After header, which holds seconds or an HTTP date (RFC 9110 §10.2.3); None without one."""
     value = response.headers.get("retry-after", "").strip()
-    if value.isdecimal():
+    if _SECONDS.fullmatch(value):
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())

@@ -22,6 +22,14 @@ class Reply:
     delay_s: float = 0
 
 
+class _QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up on a broken answer does right."""
+
+
 class ScriptedServer:
     """Replies per path, in order; the last one is repeated. A function gets (path with query, headers)."""
 
@@ -41,8 +49,7 @@ class ScriptedServer:
             def log_message(self, *args: object) -> None:
                 """Tests are quiet."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _QuietServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 

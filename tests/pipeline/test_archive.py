@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 
 from pipeline.archive import USER_AGENT, Archive, Patience
 from pipeline.errors import ArchiveError, BadPayload, NotInArchive
+from pipeline.simulate.server import ArchiveServer, Fault
 from pipeline.survey import ArchiveConfig
 from pipeline.transfer import SERVER_LIMIT
 
@@ -73,12 +75,14 @@ def test_a_server_in_trouble_is_asked_again(server, reply, tmp_path, status):
     assert server.count("/" + PATH) == 3
 
 
-def test_retry_after_is_waited_for(server, reply, tmp_path):
-    server.script["/" + PATH] = [reply(b"", 429, {"Retry-After": "1"}), reply(FRAME)]
+@pytest.mark.parametrize("as_date", [False, True])
+def test_retry_after_is_waited_for(server, reply, tmp_path, as_date):
+    value = formatdate(time.time() + 2, usegmt=True) if as_date else "1"  # a date has whole seconds: 1 to 2 from now
+    server.script["/" + PATH] = [reply(b"", 429, {"Retry-After": value}), reply(FRAME)]
     begin = time.monotonic()
     with open_archive(tmp_path, server.url) as archive:
         archive.fetch("das", PATH)
-    assert time.monotonic() - begin >= 1
+    assert 0.9 <= time.monotonic() - begin < 3
 
 
 def test_a_server_that_asks_for_an_hour_is_not_pressed(server, reply, tmp_path):
@@ -184,6 +188,7 @@ FETCH = """
 import sys
 from pathlib import Path
 from pipeline.archive import Archive
+from pipeline.simulate.server import ArchiveServer, Fault
 from pipeline.survey import ArchiveConfig
 
 config = ArchiveConfig(name="das", layout="das-dr7", base_urls=(sys.argv[1],))
@@ -275,3 +280,36 @@ def test_a_cache_that_cannot_be_written_is_said_so(server, reply, tmp_path):
     (tmp_path / "das").write_text("a file where the folder should be")
     with open_archive(tmp_path, server.url) as archive, pytest.raises(ArchiveError, match="choose another cache"):
         archive.fetch("das", PATH)
+
+
+def test_after_a_bad_day_of_the_server_the_cache_holds_whole_files_and_each_was_sent_once(tmp_path):
+    """Every fault of the simulated archive, several at once, over parallel downloads."""
+    names = [f"fpC-{n:06d}-r1-0012.fit.gz" for n in range(12)]
+    (tmp_path / "tree").mkdir()
+    for name in names:
+        (tmp_path / "tree" / name).write_bytes(gzip.compress(name.encode() * 50_000, compresslevel=0))
+    faults = [
+        Fault("*000-r1*", "server_error", times=3, retry_after_s=0.05),
+        Fault("*001-r1*", "truncated", times=2),
+        Fault("*002-r1*", "html", times=3),
+        Fault("*003-r1*", "reset", times=2),
+        Fault("*004-r1*", "slow", delay_s=0.3),
+        Fault("*005-r1*", "not_found", times=99),
+        Fault("*006-r1*", "html", times=99),
+    ]
+    with (
+        ArchiveServer(tmp_path / "tree", faults=faults) as simulated,
+        open_archive(tmp_path / "cache", simulated.url + "/") as archive,
+        ThreadPoolExecutor(8) as threads,
+    ):
+        downloads = {name: threads.submit(archive.fetch, "das", name) for name in names * 2}
+        outcomes = {name: download.exception() or download.result() for name, download in downloads.items()}
+        sizes = {f"/{name}": (tmp_path / "tree" / name).stat().st_size for name in names}
+        whole = [request.path[1:] for request in simulated.requests if request.n_bytes == sizes[request.path]]
+    assert isinstance(outcomes.pop(names[5]), NotInArchive)
+    assert isinstance(outcomes.pop(names[6]), BadPayload)
+    for name, fetched in outcomes.items():
+        assert fetched.path.read_bytes() == (tmp_path / "tree" / name).read_bytes()
+    kept = [f"das/{name}{end}" for name in outcomes for end in ("", ".origin.json")]
+    assert cached_files(tmp_path / "cache") == sorted(kept)
+    assert sorted(whole) == sorted(outcomes)
