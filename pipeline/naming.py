@@ -103,6 +103,16 @@ def calibration_path(frame: FrameId, *, sas_root: str = "sas/dr17/eboss") -> str
     return tsfield_path(frame.run, frame.rerun, frame.camcol, frame.field)
 
 
+DAS_FOLDER = "das"
+"""The DR7 server's tree inside an archive tree that holds both; its own paths begin at imaging/."""
+MASTER_TABLE = "sas/dr10/boss/papers/supernova/sdsssn_master.dat2"
+SKYSERVER_FIELDS = "stripe82/Field.csv"
+"""SkyServer has no such file: what a served archive tree answers SQL from."""
+TRUTH_FOLDER = "truth"
+"""Beside a simulated archive: what was put into it."""
+SIMULATION_FILE = "truth/archive.json"
+
+
 def check_object_id(object_id: str) -> str:
     """Return `object_id` if it can be a file name that stays in its folder.
 

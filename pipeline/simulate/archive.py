@@ -23,7 +23,17 @@ from numpy.typing import NDArray
 
 from pipeline.atomic import sync_dir
 from pipeline.errors import ConfigError
-from pipeline.naming import frame_path, mask_path, photofield_path, tsfield_path
+from pipeline.naming import (
+    DAS_FOLDER,
+    MASTER_TABLE,
+    SIMULATION_FILE,
+    SKYSERVER_FIELDS,
+    TRUTH_FOLDER,
+    frame_path,
+    mask_path,
+    photofield_path,
+    tsfield_path,
+)
 from pipeline.simulate.camera import FIELD_STEP, N_ROWS, Strip, strips
 from pipeline.simulate.catalogs import field_table, master_table
 from pipeline.simulate.conditions import Conditions, draw_conditions
@@ -36,12 +46,6 @@ from pipeline.simulate.render import Recorded, render
 from pipeline.simulate.truth import Epochs, epochs, write_truth
 from pipeline.survey import SurveyConfig
 
-DAS_FOLDER: Final = "das"
-"""DR7's server is a folder of its own, as in the base URL http://das.sdss.org/."""
-MASTER_TABLE: Final = "sas/dr10/boss/papers/supernova/sdsssn_master.dat2"
-FIELD_TABLE: Final = "stripe82/Field.csv"
-TRUTH_FOLDER: Final = "truth"
-RECORD_FILE: Final = "truth/archive.json"
 FORMAT_VERSION: Final = 1
 """Raised when the same configuration comes to give other bytes."""
 
@@ -104,7 +108,7 @@ def simulate_archive(
 
 def _existing(out: Path, config: SimulationConfig) -> SimulationResult:
     try:
-        record = json.loads((out / RECORD_FILE).read_text(encoding="utf-8"))
+        record = json.loads((out / SIMULATION_FILE).read_text(encoding="utf-8"))
         found, counts = record["fingerprint"], record["counts"]
         result = SimulationResult(out, found, **counts, seconds=record["seconds"], reused=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -163,7 +167,7 @@ def _write_record(root: Path, config: SimulationConfig, counts: dict[str, int], 
         "counts": counts,
         "seconds": seconds,
     }
-    (root / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (root / SIMULATION_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_tables(
@@ -184,7 +188,7 @@ def _write_tables(
             path = tsfield_path(run.run, run.rerun, camcol, run.field + index)
             _put(root, f"{DAS_FOLDER}/{path}", tsfield_bytes(strips_5, index, nights_5))
     if dr7:
-        _put(root, FIELD_TABLE, field_table(dr7).encode())
+        _put(root, SKYSERVER_FIELDS, field_table(dr7).encode())
 
 
 def _by_run(

@@ -87,7 +87,7 @@ def sn_iip_flux(
     """Flux [nMgy] of a SN II-P whose plateau ends `plateau_d` rest-frame days after maximum."""
     phase = (mjd - peak_mjd) / (1 + redshift)
     after = np.clip(phase, 0, None)
-    slope = _at((0.12, 0.075, 0.022, 0.006, 0.003, 0.001), band, redshift)
+    slope = _at((0.15, 0.10, 0.035, 0.010, 0.005, 0.003), band, redshift)
     drop = 2.0 / (1 + np.exp(-(phase - plateau_d) / 4.0))
     colours = (0.3, 0.0, 0.0, 0.05, 0.1, 0.15)
     offset = _at(colours, band, redshift) - _at(colours, "r", redshift)

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Final, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from pipeline.naming import SKYSERVER_FIELDS
 from pipeline.simulate.faults import Fault, FaultPlan
 from pipeline.simulate.skyserver import SQL_PATH, SqlError, select_as_csv
 
@@ -188,7 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(path, status, {"Content-Type": "text/plain", **(headers or {})}, _Body(len(page), page))
 
     def _sql(self, path: str, query: dict[str, list[str]], fault: Fault | None) -> None:
-        table = self.server.root / "stripe82" / "Field.csv"
+        table = self.server.root / SKYSERVER_FIELDS
         if not table.is_file():
             return self._refuse(path, HTTPStatus.NOT_FOUND)
         if query.get("format", ["csv"]) != ["csv"] or len(query.get("cmd", [])) != 1:
