@@ -44,3 +44,7 @@ class SequenceError(PipelineError):
 
 class DatasetError(PipelineError):
     """A dataset directory is missing, incomplete or contradicts its manifest."""
+
+
+class ReportError(PipelineError):
+    """A run or a truth folder that a report shall show is incomplete, not readable, or of another dataset."""
