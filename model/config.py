@@ -68,6 +68,8 @@ class ModelConfig(Config):
     """Images per block of the 3D CNN [K]."""
     band_rows: int = Field(default=10, ge=6, le=1000)
     """Rows of the band table; 0 is padding, 1-5 are u-z, the rest is the paper's and never used."""
+    band_init_std: float = Field(default=1.0, gt=0)
+    """Scatter of the band maps before training; 1 is torch's default, less learns faster from few objects."""
     stretch: Literal["linear", "asinh"] = "linear"
     """Applied to standardised pixels. The paper's is linear; asinh keeps bright stars from drowning the rest."""
     convolutions: tuple[ConvLayer, ...] = Field(min_length=1)
@@ -216,18 +218,20 @@ _SMALL: Final = RunConfig(
     preset="small",
     model=ModelConfig(
         images=60,
+        band_init_std=0.1,
         stretch="asinh",
         convolutions=(
-            ConvLayer(channels=16, kernel=5, stride=2, padding=2, time_stride=2, time_padding=1),
-            ConvLayer(channels=32, kernel=3, stride=2, padding=1, time_padding=1),
+            ConvLayer(channels=16, kernel=5, stride=4, padding=2, time_stride=2, time_padding=1),
+            ConvLayer(channels=32, kernel=3, padding=1, time_padding=1),
             ConvLayer(channels=16, kernel=3, time_kernel=2),
             ConvLayer(channels=8, kernel=3, time_kernel=1),
         ),
         score_kernel=3,
         head_features=64,
+        dropout=0.1,
     ),
-    train=TrainConfig(epochs=24, batch=16, samples_per_epoch=48, lr=3e-3, schedule="cosine"),
-    fine_tune=TrainConfig(epochs=12, batch=16, samples_per_epoch=48, lr=1e-3, schedule="cosine", freeze="encoder"),
+    train=TrainConfig(epochs=20, batch=16, samples_per_epoch=48, lr=3e-3, schedule="cosine"),
+    fine_tune=TrainConfig(epochs=8, batch=16, samples_per_epoch=48, lr=1e-3, schedule="cosine", freeze="encoder"),
     protocol=ProtocolConfig(members=1),
 )
 PRESETS: Final = {config.preset: config for config in (_PAPER, _SMALL)}

@@ -33,7 +33,7 @@ class ConvEntion(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = BandEmbed(config.band_rows, config.size)
+        self.embed = BandEmbed(config.band_rows, config.size, config.band_init_std)
         self.backbone = BlockCNN(config)
         self.register_buffer("place_NDHW", positional_encoding(config.n_blocks, config.channels), persistent=False)
         self.layers = nn.ModuleList(ConvBertLayer(config) for _ in range(config.layers))

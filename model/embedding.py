@@ -19,10 +19,12 @@ class BandEmbed(nn.Module):
     zero-padding of the convolutions is.
     """
 
-    def __init__(self, rows: int, size: int) -> None:
+    def __init__(self, rows: int, size: int, init_std: float = 1.0) -> None:
         super().__init__()
         self.size = size
         self.table = nn.Embedding(rows, size * size, padding_idx=PADDING)
+        with torch.no_grad():
+            self.table.weight.mul_(init_std)
 
     def forward(self, image_BMHW: Tensor, band_BM: Tensor) -> Tensor:
         map_BMHW = self.table(band_BM).unflatten(-1, (self.size, self.size))  # (B, M, H, W)

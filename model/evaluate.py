@@ -133,7 +133,8 @@ def _ensemble(session: Session, fold: int, test: Array) -> Array:
         loader = session.loader(model.file.normalisation)
         logit_VC = predict_logits(model.network, loader, session.places(test), session.config.fine_tune.batch)
         members.append(torch.softmax(logit_VC.double(), dim=1).cpu().numpy())
-    return np.stack(members).mean(axis=0)
+    probability_VC: Array = np.stack(members).mean(axis=0)
+    return probability_VC
 
 
 def score(session: Session, true_V: Array, probability_VC: Array, fold_V: Array) -> Evaluation:
@@ -236,7 +237,9 @@ def scores_of_confusion(confusion: Array) -> dict[str, Array]:
 
 
 def _ratio(part: Array, whole: Array) -> Array:
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    ratio = np.full(part.shape, np.nan)
+    np.divide(part, whole, out=ratio, where=whole > 0)
+    return ratio
 
 
 def _estimate(value: float, draws: Array) -> Estimate:

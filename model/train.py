@@ -169,9 +169,9 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
 def predict_logits(network: torch.nn.Module, loader: Loader, objects: Tensor, batch: int) -> Tensor:
     """Logits (objects, classes) in evaluation mode, images chosen by the fixed rule."""
     network.eval()
-    parts = [network(image_BMHW, band_BM) for image_BMHW, band_BM in loader.batches(objects, batch) if len(band_BM)]
-    empty = torch.empty(0, len(loader.config.classes), device=loader.pack.device)
-    return torch.cat(parts) if parts else empty
+    if not len(objects):
+        return torch.empty(0, len(loader.config.classes), device=loader.pack.device)
+    return torch.cat([network(image_BMHW, band_BM) for image_BMHW, band_BM in loader.batches(objects, batch)])
 
 
 def assess(logit_VC: Tensor, label_V: Tensor) -> dict[str, float | None]:

@@ -1,0 +1,42 @@
+"""Configuration says what is wrong, by name."""
+
+import pytest
+
+from model.config import PRESETS, THREE_CLASSES, ModelConfig, RunConfig, preset
+from model.errors import ModelConfigError
+
+
+def test_unknown_preset_names_the_known_ones() -> None:
+    with pytest.raises(ModelConfigError, match="paper, small"):
+        preset("huge")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_json(name: str) -> None:
+    config = preset(name)
+    assert RunConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"images": 100}}, "multiple of block"),
+        ({"model": {"imagse": 99}}, "imagse"),
+        ({"model": {"heads": 3}}, "multiple of heads"),
+        ({"model": {"size": 8}}, "shrink the image"),
+        ({"model": {"classes": ["AGN", "SN"]}}, "classes must be"),
+        ({"model": {"block": 9, "images": 90}}, "one time step"),
+        ({"train": {"epochs": 0}}, "train.epochs"),
+    ],
+)
+def test_an_impossible_configuration_is_one_clear_error(changes: dict, message: str) -> None:
+    with pytest.raises(ModelConfigError, match=message):
+        preset("paper").updated(**changes)
+
+
+def test_nested_changes_keep_the_rest() -> None:
+    config = preset("paper").updated(model={"classes": THREE_CLASSES}, protocol={"members": 1})
+    assert config.model.classes == THREE_CLASSES
+    assert config.protocol.members == 1
+    assert config.model.convolutions == preset("paper").model.convolutions
+    assert isinstance(config.model, ModelConfig)

@@ -1,0 +1,129 @@
+"""What the network is fed: the right images, standardised by the right constants, turned alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from model.augment import EMPTY, orient, random_images, random_orientations, spread_images
+from model.config import preset
+from model.data import Loader, pack_dataset, pack_sequences
+from model.train import draw_balanced
+from pipeline.errors import DatasetError
+from pipeline.manifest import open_dataset
+
+SMALL = preset("small")
+CPU = torch.device("cpu")
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def sequences(sequence_maker):
+    random = np.random.default_rng(1)
+    return [sequence_maker(str(i), ("AGN", "spectroscopic"), n, random) for i, n in enumerate((7, 40, 75))]
+
+
+def linear(**changes):
+    return SMALL.updated(model={"stretch": "linear", **changes}, storage="float32")
+
+
+def test_a_batch_holds_the_objects_own_images_standardised_by_band(sequences) -> None:
+    config = linear()
+    pack = pack_sequences(sequences, 200, config, CPU)
+    normalisation = pack.normalisation([1, 2])
+    image_BMHW, band_BM = next(Loader(pack, normalisation, config.model).batches(torch.tensor([1, 0]), 2))
+    assert image_BMHW.shape == (2, 40, 32, 32)
+    first, mean, std = sequences[1], np.array(normalisation.mean_nmgy), np.array(normalisation.std_nmgy)
+    assert band_BM[0].tolist() == first.band_id.tolist()
+    expected = (first.image - mean[first.band_id - 1, None, None]) / std[first.band_id - 1, None, None]
+    np.testing.assert_allclose(image_BMHW[0].numpy(), np.nan_to_num(expected, nan=0), rtol=1e-4, atol=1e-5)
+    assert band_BM[1, 7:].eq(0).all()
+    assert image_BMHW[1, 7:].eq(0).all()
+
+
+def test_constants_are_those_of_the_covered_pixels_of_the_given_objects(sequences) -> None:
+    pack = pack_sequences(sequences, 200, SMALL, CPU)
+    normalisation = pack.normalisation([0, 2])
+    for band in range(1, 6):
+        pixels = np.concatenate([s.image[s.band_id == band].ravel() for s in (sequences[0], sequences[2])]).astype(
+            float
+        )
+        assert normalisation.mean_nmgy[band - 1] == pytest.approx(np.nanmean(pixels), rel=1e-9)
+        assert normalisation.std_nmgy[band - 1] == pytest.approx(np.nanstd(pixels), rel=1e-9)
+
+
+def test_half_precision_keeps_pixels_to_its_rounding(sequences) -> None:
+    pack = pack_sequences(sequences, 200, SMALL, CPU)
+    np.testing.assert_allclose(pack.image_PHW[:7].float().numpy(), sequences[0].image, rtol=2**-10, atol=1e-6)
+
+
+def test_only_the_configured_bands_are_read(sequences) -> None:
+    pack = pack_sequences(sequences, 200, linear(bands=("g",)), CPU)
+    assert pack.band_P.unique().tolist() == [2]
+    assert pack.length_O.tolist() == [int((s.band_id == 2).sum()) for s in sequences]
+
+
+def test_wrong_image_size_is_one_clear_error(tiny_dataset) -> None:
+    dataset = open_dataset(tiny_dataset)
+    config = SMALL.updated(model={"size": 48})
+    with pytest.raises(DatasetError, match=r"set model\.size to 32"):
+        pack_dataset(dataset, dataset.objects, config, CPU)
+
+
+@pytest.mark.parametrize("choose", ["training", "evaluation"])
+def test_chosen_images_are_in_time_order_and_fill_the_slots(choose: str) -> None:
+    length_B = torch.tensor([1, 59, 60, 61, 300])
+    if choose == "training":
+        chosen_BM = random_images(length_B, 60, 300, generator())
+    else:
+        chosen_BM = spread_images(length_B, 60, 300)
+    for chosen_M, length in zip(chosen_BM, length_B.tolist(), strict=True):
+        real_M = chosen_M[chosen_M != EMPTY]
+        assert len(real_M) == min(length, 60)
+        assert chosen_M[: len(real_M)].equal(real_M)
+        assert real_M.diff().gt(0).all()
+        assert real_M.max() < length
+        if length <= 60:
+            assert real_M.tolist() == list(range(length))
+
+
+def test_training_windows_and_drops_reach_every_image() -> None:
+    """Both the first and the last image are used, contiguous windows as well as spread ones."""
+    chosen_BM = random_images(torch.full((2000,), 90), 60, 90, generator())
+    count_L = chosen_BM.flatten().bincount(minlength=90)
+    assert count_L.min() > 100
+    span_B = chosen_BM[:, -1] - chosen_BM[:, 0]
+    assert span_B.min() < 63
+    assert span_B.max() > 85
+
+
+def test_evaluation_spreads_over_time_and_bands() -> None:
+    """Every fifth image of 500 interleaved ones would be of one band; the rule takes all bands alike."""
+    chosen_M = spread_images(torch.tensor([500]), 100, 500)[0]
+    assert (chosen_M % 5).bincount().tolist() == pytest.approx([20] * 5, abs=3)
+    assert chosen_M.diff().max() <= 13
+    assert chosen_M[-1] - chosen_M[0] > 480
+
+
+def test_orientation_is_rotation_within_the_limit_or_a_flip_the_same_for_all_images() -> None:
+    turn_B22 = random_orientations(500, 15.0, generator(), CPU)
+    np.testing.assert_allclose((turn_B22 @ turn_B22.mT).numpy(), np.broadcast_to(np.eye(2), (500, 2, 2)), atol=1e-6)
+    flips = turn_B22[turn_B22[:, 0, 1] == 0]
+    turned = turn_B22[turn_B22[:, 0, 1] != 0]
+    assert 200 < len(turned) < 300
+    assert turned[:, 0, 1].abs().max() <= np.sin(np.radians(15)) + 1e-6
+    assert flips.flatten(1).unique(dim=0).shape[0] == 4
+
+    image_BMHW = torch.randn(4, 3, 32, 32, generator=generator())
+    mirrored = orient(image_BMHW, torch.diag_embed(torch.tensor([[-1.0, 1.0]] * 4)))
+    torch.testing.assert_close(mirrored, image_BMHW.flip(3), rtol=1e-5, atol=1e-5)
+
+
+def test_classes_are_drawn_alike() -> None:
+    label_O = torch.tensor([0] * 900 + [1] * 90 + [2] * 10)
+    drawn = draw_balanced(torch.arange(1000), label_O, 3000, generator())
+    assert label_O[drawn].bincount().tolist() == pytest.approx([1000] * 3, abs=120)

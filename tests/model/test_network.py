@@ -1,0 +1,157 @@
+"""The network is the paper's, its shortcuts are exact, and padding never reaches a result."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from model.attention import ConvAttention, attention_by_definition
+from model.backbone import BlockCNN, conv3d_real_taps
+from model.config import preset
+from model.convention import ConvEntion, SequenceNorm
+from model.describe import describe, n_parameters
+from model.embedding import positional_encoding
+
+PAPER, SMALL = preset("paper").model, preset("small").model
+
+
+def seeded_network(config=SMALL, seed: int = 0) -> ConvEntion:
+    """A network whose batch statistics are not the trivial ones, in evaluation mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = ConvEntion(config)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(std=0.3)
+                module.running_var.uniform_(0.5, 2)
+            if isinstance(module, SequenceNorm):
+                nn.init.normal_(module.weight, 1, 0.3)
+                nn.init.normal_(module.bias, 0, 0.3)
+    return network.eval()
+
+
+def random_input(batch: int, images: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(batch, images, 32, 32, generator=generator)
+    return image, torch.randint(1, 6, (batch, images), generator=generator)
+
+
+def test_the_paper_preset_has_the_papers_parameters() -> None:
+    """1,253,108 weights with four classes, distributed as in the authors' network."""
+    description = describe("paper")
+    assert description.parameters == 1_253_108
+    assert [layer.parameters for layer in description.layers] == [10_240, 896_664, 0, 89_516, 89_516, 167_172]
+    assert description.layers[1].shape_in == (33, 3, 2, 32, 32)
+    assert description.layers[1].shape_out == (33, 8, 9, 9)
+    assert n_parameters(ConvEntion(PAPER)) == 1_253_108
+
+
+@pytest.mark.parametrize("config", [PAPER, SMALL], ids=["paper", "small"])
+def test_described_shapes_are_the_real_ones(config) -> None:
+    block = torch.zeros(2, *config.shapes[0])
+    features = BlockCNN(config).eval()(block)
+    assert features.shape == (2, config.channels, config.feature_size, config.feature_size)
+    image, band = random_input(1, 7)
+    assert seeded_network(config)(image, band).shape == (1, 4)
+
+
+@pytest.mark.parametrize("config", [PAPER, SMALL], ids=["paper", "small"])
+def test_leaving_out_padded_taps_is_exact(config) -> None:
+    """The backbone's temporal shortcut against torch's own Conv3d, layer by layer, in double precision."""
+    generator = torch.Generator().manual_seed(1)
+    for stage, (time, channels, size, _) in zip(BlockCNN(config).double().stages, config.shapes, strict=False):
+        x_RTCHW = torch.randn(2, time, channels, size, size, generator=generator, dtype=torch.float64)
+        expected = stage.conv(x_RTCHW.transpose(1, 2)).transpose(1, 2)
+        torch.testing.assert_close(conv3d_real_taps(x_RTCHW, stage.conv), expected, rtol=0, atol=1e-12)
+
+
+def attention_case(n_blocks: int = 7) -> tuple[ConvAttention, torch.Tensor, torch.Tensor]:
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        attention = ConvAttention(8, heads=4, score_kernel=5).double()
+        x_BNDHW = torch.randn(2, n_blocks, 8, 9, 9, dtype=torch.float64)
+    return attention, x_BNDHW, torch.arange(n_blocks) < torch.tensor([[n_blocks], [n_blocks - 3]])
+
+
+def test_linear_attention_equals_the_definition() -> None:
+    """Output of the O(N) form against all N × N score maps, padding included, to 1e-12."""
+    attention, x_BNDHW, valid_BN = attention_case()
+    expected = attention_by_definition(attention, x_BNDHW, valid_BN)
+    found = attention(x_BNDHW, valid_BN).expand_as(expected)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_linear_attention_has_the_gradients_of_the_definition() -> None:
+    """So that training is the same; weights that the O(N) form leaves out have none in the definition either."""
+    attention, x_BNDHW, valid_BN = attention_case()
+    x_BNDHW.requires_grad_()
+    direction = torch.randn(x_BNDHW.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    wanted = (x_BNDHW, *attention.parameters())
+
+    def gradients(output: torch.Tensor) -> list[torch.Tensor]:
+        found = torch.autograd.grad((output * direction).sum(), wanted, allow_unused=True)
+        return [torch.zeros_like(w) if g is None else g for g, w in zip(found, wanted, strict=True)]
+
+    found = gradients(attention(x_BNDHW, valid_BN).expand_as(x_BNDHW))
+    expected = gradients(attention_by_definition(attention, x_BNDHW, valid_BN))
+    for left, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(left, right, rtol=0, atol=1e-12)
+    assert expected[0].abs().max() > 1e-3
+
+
+def test_sequence_norm_is_layer_norm_where_all_is_valid() -> None:
+    norm = seeded_network().layers[0].norm_ffn
+    x_BNDHW = torch.randn(3, *norm.weight.shape, generator=torch.Generator().manual_seed(4))
+    expected = functional.layer_norm(x_BNDHW, norm.weight.shape, norm.weight, norm.bias)
+    torch.testing.assert_close(norm(x_BNDHW, torch.ones(3, len(norm.weight), dtype=torch.bool)), expected)
+
+
+@pytest.mark.parametrize("length", [1, 10, 30])
+def test_padding_does_not_change_the_answer(length: int) -> None:
+    """Neither how many empty slots follow, nor what lies in them, nor longer neighbours in the batch."""
+    network = seeded_network()
+    image, band = random_input(2, SMALL.images)
+    alone = network(image[:1, :length], band[:1, :length])
+    band[0, length:] = 0
+    image[0, length:] = torch.nan_to_num(image[0, length:] * 1e6)
+    together = network(image, band)
+    torch.testing.assert_close(together[:1], alone, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(together[0], together[1], atol=1e-3)
+
+
+def test_padding_does_not_reach_batch_statistics() -> None:
+    """In training, empty blocks must not pull the running means towards zero."""
+    image, band = random_input(2, 30)
+    padded_image, padded_band = functional.pad(image, (0, 0, 0, 0, 0, 30)), functional.pad(band, (0, 30))
+    one, other = seeded_network().train(), seeded_network().train()
+    one.head.eval(), other.head.eval()
+    torch.testing.assert_close(one(image, band), other(padded_image, padded_band), rtol=1e-4, atol=1e-4)
+    for (name, left), (_, right) in zip(one.named_buffers(), other.named_buffers(), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_order_and_band_matter() -> None:
+    """The same images in another order, or in another band, are another sequence."""
+    network = seeded_network()
+    image, band = random_input(1, 30)
+    answer = network(image, band)
+    assert not torch.allclose(network(image.flip(1), band.flip(1)), answer, atol=1e-4)
+    assert not torch.allclose(network(image, band % 5 + 1), answer, atol=1e-4)
+
+
+def test_positional_encoding_is_equations_4_and_5() -> None:
+    place = positional_encoding(33, 8)
+    assert place.shape == (33, 8, 1, 1)
+    n, i = 7, 2
+    expected = torch.tensor([n / 10000 ** (2 * i / 8)]).double()
+    assert place[n - 1, 2 * i, 0, 0] == pytest.approx(expected.sin().item(), abs=1e-7)
+    assert place[n - 1, 2 * i + 1, 0, 0] == pytest.approx(expected.cos().item(), abs=1e-7)
+
+
+def test_a_frozen_encoder_leaves_only_the_head() -> None:
+    network = ConvEntion(SMALL)
+    network.freeze_encoder()
+    trained = {name.split(".")[0] for name, parameter in network.named_parameters() if parameter.requires_grad}
+    assert trained == {"head"}
