@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import groupby
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.atomic import sync_dir
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.naming import (
     DAS_FOLDER,
     MASTER_TABLE,
@@ -90,6 +91,8 @@ def simulate_archive(
     ------
     ConfigError
         The survey has no usable `[simulation]`, or `out` holds something else.
+    PipelineError
+        A worker process died.
     """
     config = simulation_config(survey)
     if out.exists():
@@ -233,6 +236,10 @@ def _run(
             for done, future in enumerate(as_completed(futures), start=1):
                 future.result()
                 report(done, len(jobs))
+        except BrokenProcessPool as error:
+            raise PipelineError(
+                f"a worker process died, perhaps for want of memory: try fewer than {workers}"
+            ) from error
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise

@@ -23,7 +23,9 @@ KIND_OF_LABEL: Final[dict[Label, Kind]] = {
     **dict.fromkeys(("SNII", "pSNII", "zSNII"), "sn-iip"),
     **dict.fromkeys(("SNIb", "SNIc", "pSNIbc", "zSNIbc", "SLSN"), "sn-ibc"),
 }
-"""Labels that fix the kind; Variable and Unknown draw theirs."""
+VARIABLES: Final[tuple[Kind, ...]] = ("rr-lyrae", "rr-lyrae", "eclipsing", "rr-lyrae", "long-period")
+"""What the objects labelled Variable are, in turn."""
+UNKNOWNS: Final[tuple[Kind, ...]] = ("sn-iip", "agn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +54,25 @@ class Target:
         return self.kind.startswith("sn-")
 
 
+def kind_of(label: Label, nth: int) -> Kind:
+    """What the `nth` object of that label is."""
+    if label == "Variable":
+        return VARIABLES[nth % len(VARIABLES)]
+    if label == "Unknown":
+        return UNKNOWNS[nth % len(UNKNOWNS)]
+    return KIND_OF_LABEL[label]
+
+
 def draw_target(
-    cid: int, label: Label, ra_deg: float, dec_deg: float, season: tuple[float, float], rng: np.random.Generator
+    cid: int,
+    label: Label,
+    kind: Kind,
+    ra_deg: float,
+    dec_deg: float,
+    season: tuple[float, float],
+    rng: np.random.Generator,
 ) -> Target:
     """Draw the host and the light curve of one object; a supernova peaks inside the `season` (MJD)."""
-    kind = _kind(label, rng)
     parameters, host_r, radius = _draw_parameters(kind, season, rng)
     shape = {
         "host_sersic": float(rng.choice([1.0, 1.5, 2.5])),
@@ -78,16 +94,6 @@ def draw_target(
         parameters=parameters,
         seed=int(rng.integers(2**32)),
     )
-
-
-def _kind(label: Label, rng: np.random.Generator) -> Kind:
-    if label == "Variable":
-        variables: tuple[Kind, ...] = ("rr-lyrae", "eclipsing", "long-period")
-        return variables[int(rng.choice(3, p=[0.6, 0.2, 0.2]))]
-    if label == "Unknown":
-        unknowns: tuple[Kind, ...] = ("sn-iip", "agn")
-        return unknowns[int(rng.choice(2))]
-    return KIND_OF_LABEL[label]
 
 
 def _draw_parameters(

@@ -13,13 +13,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import ConfigError
 from pipeline.simulate.camera import EQUATOR, FIELD_STEP, N_COLS, N_ROWS, PIXEL_DEG
-from pipeline.simulate.config import Label, SimulationConfig
+from pipeline.simulate.config import SimulationConfig
 from pipeline.simulate.lightcurves import nmgy
-from pipeline.simulate.objects import Target, draw_target
+from pipeline.simulate.objects import Target, draw_target, kind_of
 
 Floats = NDArray[np.float64]
 MARGIN_PX: Final = 60.0
+PLACEMENT_ATTEMPTS: Final = 2000
+"""In a row without success: then the patch is full."""
 SERSIC_INDICES: Final = (1.0, 1.5, 2.5)
 """GalSim makes a table per index, so only these few are used."""
 
@@ -63,13 +66,15 @@ def draw_population(config: SimulationConfig) -> Population:
     stars = _draw_stars(config, rng)
     galaxies = _draw_galaxies(config, rng)
     positions = _place_targets(config, stars, rng)
-    labels: list[Label] = [label for label, count in config.labels.items() for _ in range(count)]
-    rng.shuffle(labels)
-    ids = np.sort(rng.choice(np.arange(config.first_cid, config.last_cid + 1), size=len(labels), replace=False))
+    sorts = [(label, kind_of(label, nth)) for label, count in config.labels.items() for nth in range(count)]
+    sorts = [sorts[k] for k in rng.permutation(len(sorts))]
+    ids = np.sort(rng.choice(np.arange(config.first_cid, config.last_cid + 1), size=len(sorts), replace=False))
     season = _season(config)
     targets = tuple(
-        draw_target(int(cid), label, float(ra), float(dec), season, np.random.default_rng([config.seed, 3, int(cid)]))
-        for cid, label, (ra, dec) in zip(ids, labels, positions, strict=True)
+        draw_target(
+            int(cid), label, kind, float(ra), float(dec), season, np.random.default_rng([config.seed, 3, int(cid)])
+        )
+        for cid, (label, kind), (ra, dec) in zip(ids, sorts, positions, strict=True)
     )
     return Population(stars, galaxies, _hosts(targets), targets)
 
@@ -158,19 +163,23 @@ def _place_targets(config: SimulationConfig, stars: Stars, rng: np.random.Genera
     star_row = (stars.ra_deg_N[bright] - patch.ra_deg) / PIXEL_DEG
     star_col = (stars.dec_deg_N[bright] - patch.dec_deg) / PIXEL_DEG
     rows, cols = np.empty(0), np.empty(0)
-    for _ in range(1000 * total):
-        if rows.size == total:
-            break
+    failures = 0
+    while rows.size < total and failures < PLACEMENT_ATTEMPTS:
         row = rng.uniform(-patch.rows / 2, patch.rows / 2)
         col = rng.uniform(-patch.cols / 2, patch.cols / 2)
         if rows.size >= total - patch.at_column_edge:
             col = (-1) ** rows.size * (N_COLS / 2 - rng.uniform(-4, 8))
         near_other = np.hypot(rows - row, cols - col) < patch.min_separation_px
         near_star = np.hypot(star_row - row, star_col - col) < patch.min_separation_px
-        if not (near_other.any() or near_star.any()):
-            rows, cols = np.append(rows, row), np.append(cols, col)
+        if near_other.any() or near_star.any():
+            failures += 1
+            continue
+        rows, cols, failures = np.append(rows, row), np.append(cols, col), 0
     if rows.size < total:
-        raise ValueError(f"{total} objects do not fit into the patch {patch.min_separation_px} px apart")
+        raise ConfigError(
+            f"[simulation.patch]: {total} objects do not fit into {patch.rows} × {patch.cols} px "
+            f"{patch.min_separation_px:g} px apart; make the patch larger or min_separation_px smaller"
+        )
     ra, dec = _to_sky(config, rows, cols)
     return list(zip(ra.tolist(), dec.tolist(), strict=True))
 

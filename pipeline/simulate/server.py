@@ -13,6 +13,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
 from http import HTTPStatus
@@ -22,6 +23,7 @@ from types import TracebackType
 from typing import Final, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from pipeline.errors import ConfigError
 from pipeline.naming import SKYSERVER_FIELDS
 from pipeline.simulate.faults import Fault, FaultPlan
 from pipeline.simulate.skyserver import SQL_PATH, SqlError, select_as_csv
@@ -58,12 +60,16 @@ class Request:
 
 
 class ArchiveServer:
-    """Serve the tree under `root` at `url` while the context is open. Port 0: any that is free."""
+    """Serve the tree under `root` at `url` while the context is open. Port 0: any that is free.
+
+    Raises
+    ------
+    ConfigError
+        `root` is not a folder, or the port cannot be had.
+    """
 
     def __init__(self, root: Path, *, faults: Iterable[Fault] = (), port: int = 0) -> None:
-        if not root.is_dir():
-            raise NotADirectoryError(f"{root} is not a folder: there is no archive to serve")
-        self._http = _Http(root.resolve(), FaultPlan(faults), port)
+        self._http = _open(root, FaultPlan(faults), port)
         self._thread = threading.Thread(
             target=self._http.serve_forever, args=(0.05,), name="archive-server", daemon=True
         )
@@ -96,18 +102,20 @@ def serve_forever(root: Path, port: int) -> None:
 
     Raises
     ------
-    NotADirectoryError
-        `root` is not a folder.
-    OSError
-        The port is taken.
+    ConfigError
+        `root` is not a folder, or the port cannot be had.
     """
+    with _open(root, FaultPlan(), port) as http, suppress(KeyboardInterrupt):
+        http.serve_forever()
+
+
+def _open(root: Path, faults: FaultPlan, port: int) -> _Http:
     if not root.is_dir():
-        raise NotADirectoryError(f"{root} is not a folder: there is no archive to serve")
-    with _Http(root.resolve(), FaultPlan(), port) as http:
-        try:
-            http.serve_forever()
-        except KeyboardInterrupt:
-            return
+        raise ConfigError(f"{root} is not a folder: there is no archive to serve")
+    try:
+        return _Http(root.resolve(), faults, port)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"cannot serve on port {port} of 127.0.0.1 ({error}): give another, or 0 for any") from error
 
 
 class _Http(ThreadingHTTPServer):

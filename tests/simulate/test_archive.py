@@ -79,6 +79,7 @@ def test_a_failure_leaves_nothing_behind(
         ({"bands": {}}, "bands"),
         ({"labels": {"Supernova": 3}}, "Supernova"),
         ({"runs": []}, "runs"),
+        ({"labels": {"AGN": 9000}}, "do not fit into 800 × 1700 px"),
     ],
 )
 def test_a_wrong_setting_is_named(section: dict[str, object], message: str, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.errors import ConfigError
 from pipeline.simulate.faults import Fault
-from pipeline.simulate.server import ArchiveServer, Request
+from pipeline.simulate.server import ArchiveServer, Request, serve_forever
 
 BODY = bytes(range(256)) * 3000
 SQL_PAGE = "/stripe82/en/tools/search/x_sql.asp"
@@ -209,6 +210,14 @@ def test_truncated_reset_and_slow_answers(tree: Path) -> None:
             (0, 0),
             (200, len(BODY)),
         ]
+
+
+def test_what_cannot_be_served_is_said(server: ArchiveServer, tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not a folder"):
+        ArchiveServer(tmp_path / "nowhere")
+    taken = int(server.url.rsplit(":", 1)[1])
+    with pytest.raises(ConfigError, match=str(taken)):
+        serve_forever(tree, taken)
 
 
 def test_serve_forever_ends_quietly_on_ctrl_c(tree: Path) -> None:
