@@ -5,7 +5,7 @@ Shapes: M images of one object in time order.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import Any, Final
@@ -51,7 +51,7 @@ class LightCurve:
 
     def _reduced_chi2(self, band: Any) -> float:
         use = self.usable(band)
-        if use.sum() < 3:
+        if use.sum() < 2:
             return 0.0
         flux, weight = self.flux_nmgy_M[use], self.error_nmgy_M[use] ** -2
         mean = (weight * flux).sum() / weight.sum()
@@ -98,13 +98,14 @@ def choose(curves: Many[LightCurve], max_objects: int) -> list[LightCurve]:
     by_class: dict[str, list[LightCurve]] = defaultdict(list)
     for curve in sorted(curves, key=lambda curve: (-curve.change(), curve.row.object_id)):
         by_class[curve.row.class_name].append(curve)
-    names = sorted(by_class, key=lambda name: (name == "", name))[:max_objects]
+    names = sorted(by_class, key=lambda name: (name == "", name))
+    turns = [name for turn in range(max_objects) for name in names if turn < len(by_class[name])]
+    shares = Counter(turns[:max_objects])
     chosen: list[LightCurve] = []
-    for place, name in enumerate(names):
+    for name in names:
         members = by_class[name]
-        share = max_objects // len(names) + (place < max_objects % len(names))
-        ranks = np.unique(np.linspace(0, len(members) // 2, share).round().astype(int))
-        chosen += [members[rank] for rank in ranks.tolist() if rank < len(members)]
+        last = max(len(members) // 2, shares[name] - 1)
+        chosen += [members[rank] for rank in np.linspace(0, last, shares[name]).round().astype(int).tolist()]
     return chosen
 
 

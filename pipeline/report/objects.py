@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pipeline.bands import BAND_ID, BANDS, Band
@@ -90,7 +91,7 @@ def epochs_of(sequence: Sequence) -> NDArray[np.int64]:
 def strip_figure(sequence: Sequence, epochs: NDArray[np.int64], name: str) -> Picture:
     """Thumbnails of the epochs (E, 2): a row per band, a column per epoch, one stretch per row."""
     bands = [band for band in BANDS if (sequence.band_id == BAND_ID[band]).any()]
-    mosaic = np.concatenate([_band_row(sequence, band, epochs) for band in bands], axis=0)[:-GAP_PX, :-GAP_PX]
+    mosaic = np.concatenate([band_row(sequence, band, epochs) for band in bands], axis=0)[:-GAP_PX, :-GAP_PX]
     tile_in = min(MAX_TILE_IN, (PAGE_WIDTH_IN - LABEL_IN) / len(epochs))
     width, height, top = tile_in * len(epochs), tile_in * len(bands), 0.34
     figure = Figure(figsize=(width + LABEL_IN, height + top))
@@ -116,7 +117,7 @@ def _visit(sequence: Sequence, run: int, camcol: int) -> NDArray[np.bool_]:
     return np.asarray((sequence.run == run) & (sequence.camcol == camcol))
 
 
-def _band_row(sequence: Sequence, band: Band, epochs: NDArray[np.int64]) -> Floats:
+def band_row(sequence: Sequence, band: Band, epochs: NDArray[np.int64]) -> Floats:
     """One row of tiles with white gaps, (H + gap, E × (W + gap), 3); white where there is no image."""
     in_band_M = sequence.band_id == BAND_ID[band]
     low, soft, high = stretch(sequence.image[in_band_M])
@@ -177,7 +178,7 @@ def light_curve_figure(curve: LightCurve, truth: Truth | None, name: str) -> Pic
     figure = Figure(figsize=(PAGE_WIDTH_IN, 1.75))
     axis = TimeAxis.over(curve.mjd_tai_M)
     panels = figure.subplots(1, len(bands), squeeze=False)[0]
-    fixed_layout(figure, left=0.45, bottom=0.25, right=0.05, top=0.22, wspace=0.24)
+    fixed_layout(figure, left=0.55, bottom=0.25, right=0.05, top=0.22, wspace=0.3)
     for panel, band in zip(panels, bands, strict=True):
         _light_curve_panel(panel, curve, truth_M, band, axis)
     panels[0].set_ylabel("flux [nMgy]")
@@ -205,5 +206,19 @@ def _light_curve_panel(axes: Axes, curve: LightCurve, truth_M: Floats | None, ba
         zorder=3,
     )
     axes.set_title(band, color=BAND_COLOUR[band])
-    axes.grid(axis="y")
     axis.dress(axes, max_labels=3)
+    if use.any():
+        _show_at_least_a_tenth(axes)
+    else:
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "no usable image", transform=axes.transAxes, ha="center", color=FAINT)
+
+
+def _show_at_least_a_tenth(axes: Axes) -> None:
+    """Ticks, and a scale on which a bright constant star looks constant."""
+    low, high = axes.get_ylim()
+    middle = (low + high) / 2
+    half = max((high - low) / 2, 0.05 * abs(middle))
+    axes.set_ylim(middle - half, middle + half)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.grid(axis="y")

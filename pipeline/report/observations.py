@@ -41,6 +41,7 @@ def conditions_figure(curves: Sequence[LightCurve]) -> Picture:
     _histograms(panels[:, 2].tolist(), coverage, "part of the thumbnail on the frame [%]")
     panels[0, 1].invert_xaxis()
     panels[0, 2].set_yscale("log")
+    panels[0, 2].set_ylim(bottom=0.7)
     panels[0, 2].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     for axes, title in zip(panels[0], ("seeing", "sky", "coverage"), strict=True):
         axes.set_title(title)
@@ -65,7 +66,7 @@ def _histograms(column: Sequence[Axes], values: Mapping[Band, Floats], label: st
         for axes, (band, value) in zip(column, finite.items(), strict=True):
             axes.hist(np.clip(value, bins[0], bins[-1]), bins=bins.tolist(), color=BAND_COLOUR[band])
             if value.size:
-                median = f"median {np.median(value):.2f}"
+                median = f"median {np.median(value):.4g}"
                 axes.text(0.02, 0.95, median, transform=axes.transAxes, va="top", fontsize=7)
             axes.margins(y=0.5)  # room for the text above the bars
     column[-1].set_xlabel(label)

@@ -94,10 +94,18 @@ def _content(
 ) -> dict[str, Any]:
     """Everything that the template shows."""
     curves = measure_all(dataset)
-    frames = dataset.table(FRAMES_FILE)
+    frames, skips = dataset.table(FRAMES_FILE), dataset.table(SKIPS_FILE)
     with house_style():
         return {
             "info": dataset.info,
+            "title": dataset.info.survey.get("title", dataset.info.dataset_id),
+            "counts": {
+                "objects": len(dataset.objects),
+                "images": sum(row.n_images for row in dataset.objects),
+                "frames": frames.num_rows,
+                "bytes": sum(frames["bytes"].to_pylist()),
+                "skips": skips.num_rows,
+            },
             "written_by": software_version(),
             "classes": class_table(dataset),
             "seconds": dict(seconds if seconds is not None else dataset.info.seconds),
@@ -109,8 +117,9 @@ def _content(
             **_truth_content(truth, curves),
             **_observations_content(dataset, curves, frames),
             **_run_content(run),
-            "skips": skip_groups(dataset.table(SKIPS_FILE)),
+            "skips": skip_groups(skips),
             "archives": _archives(frames),
+            "software": list(dataset.info.software | (run.record.software if run else {})),
             "survey_json": json.dumps(dataset.info.survey, indent=2, ensure_ascii=False),
         }
 

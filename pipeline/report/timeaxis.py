@@ -69,7 +69,7 @@ class TimeAxis:
 
     def dress(self, axes: Axes, *, max_labels: int) -> None:
         """Limits, dated ticks and a dotted line where time was cut short."""
-        margin = 0.04 * max(self.length, 1.0)
+        margin = 0.36 / max_labels * max(self.length, 1.0)  # room for half of the outermost labels
         axes.set_xlim(-margin, self.length + margin)
         ticks = self._ticks(self.length / max_labels)
         axes.set_xticks([position for position, _ in ticks], [label for _, label in ticks])

@@ -42,7 +42,8 @@ class Comparison:
     n_images: int
     median_sigma: float
     scatter_sigma: float
-    """Of (measured − host − truth) / error, the host's uncertainty included: 1.4826 × median absolute deviation; 1 where errors are right."""
+    """Of (measured − host − truth) / error, the host's own error included: 1.4826 × the median absolute
+    deviation; 1 where errors are right."""
     scatter_nmgy: float
     slope: float
     """Measured flux per injected flux, from the variable part alone; NaN where nothing varies."""
@@ -105,7 +106,7 @@ def compare(truth: Truth, curves: Sequence[LightCurve]) -> list[Comparison]:
 
 
 def _compare_band(curves: Sequence[LightCurve], true_fluxes: Sequence[Floats], band: Band) -> Comparison | None:
-    truths, measured, errors, centred = [], [], [], []
+    truths, measured, errors, slopes = [], [], [], []
     for curve, truth_M in zip(curves, true_fluxes, strict=True):
         use = curve.usable(band) & np.isfinite(truth_M)
         if use.sum() < MIN_EPOCHS:
@@ -115,12 +116,12 @@ def _compare_band(curves: Sequence[LightCurve], true_fluxes: Sequence[Floats], b
         truths.append(truth)
         measured.append(flux - host)
         errors.append(np.hypot(error, host_error))
-        centred.append(truth - np.average(truth, weights=error**-2))
+        slopes.append(_slope_sums(truth, flux, error))
     if not truths:
         return None
     truth, flux, error = (np.concatenate(parts) for parts in (truths, measured, errors))
     pull = (flux - truth) / error
-    slope, slope_error = _slope(np.concatenate(centred), flux, error)
+    slope, slope_error = _slope(np.sum(slopes, axis=0))
     return Comparison(
         band=band,
         n_images=len(pull),
@@ -149,13 +150,18 @@ def _scatter(values: Floats) -> float:
     return float(1.4826 * np.median(np.abs(values - np.median(values))))
 
 
-def _slope(centred: Floats, flux: Floats, error: Floats) -> tuple[float, float]:
-    """Weighted least squares of flux on truth, both about each object's mean: free of any host level."""
+def _slope_sums(truth: Floats, flux: Floats, error: Floats) -> Floats:
+    """One object's part in the weighted least squares of flux on truth; a constant host level drops out exactly."""
     weight = error**-2
-    power = float((weight * centred**2).sum())
+    centred = truth - np.average(truth, weights=weight)
+    return np.array([(weight * centred * flux).sum(), (weight * centred**2).sum()])
+
+
+def _slope(sums: Floats) -> tuple[float, float]:
+    product, power = sums.tolist()
     if power < 1.0:  # the injected variation is below the noise
         return float("nan"), float("nan")
-    return float((weight * centred * flux).sum()) / power, power**-0.5
+    return product / power, power**-0.5
 
 
 def comparison_figure(comparisons: Sequence[Comparison]) -> Picture:
