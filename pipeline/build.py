@@ -111,7 +111,7 @@ def prepare(survey: SurveyConfig, root: Path, archive: Archive) -> Build:
     catalog = read_catalog(table.path, survey.catalog)
     plan = make_plan(survey, catalog, build_index(survey, archive))
     if not plan.cells:
-        reasons = Counter(skip.reason for skip in plan.skips)
+        reasons = Counter(skip.reason for skip in (*catalog.skips, *plan.skips))
         raise DatasetError(f"survey {survey.name}: no object has an exposure; left out: {dict(reasons)}")
     digest = hashlib.sha256(f"{PIPELINE_VERSION} {SCHEMA_VERSION} {catalog.sha256}\n".encode())
     for cell in plan.cells:
@@ -167,9 +167,9 @@ def _folds(rows: Sequence[Mapping[str, object]], build: Build) -> list[int]:
 
 
 def _skips(build: Build, results: Iterable[CellResult]) -> list[Skip]:
-    """Everything that was left out, at every step."""
+    """Everything that was left out, at every step; a frame that two cells wanted counts once."""
     of_cells = (Skip(**skip) for result in results for skip in result.skips)
-    return [*build.plan.skips, *of_cells]
+    return list(dict.fromkeys((*build.catalog.skips, *build.plan.skips, *of_cells)))
 
 
 def _unique_frames(results: Iterable[CellResult]) -> list[dict[str, object]]:

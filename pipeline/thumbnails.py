@@ -102,7 +102,9 @@ def grid_affine(frame: Frame, ra_deg_T: Floats, dec_deg_T: Floats, config: Thumb
     ra_T9, dec_T9 = _gnomonic(ra_deg_T, dec_deg_T, -(column_9 - middle) * step_deg, (row_9 - middle) * step_deg)
     x_T9, y_T9 = frame.world_to_pixel(ra_T9, dec_T9)
     fit_39 = np.linalg.pinv(np.column_stack([row_9, column_9, np.ones(9)]))
-    return np.stack([y_T9 @ fit_39.T, x_T9 @ fit_39.T], axis=1)
+    # Summed row by row: a matrix product rounds differently with the number of targets, and an object's
+    # thumbnails must not change by one bit with its neighbours.
+    return np.stack([(axis_T9[:, None, :] * fit_39).sum(axis=2) for axis_T9 in (y_T9, x_T9)], axis=1)
 
 
 def _gnomonic(ra_deg_T: Floats, dec_deg_T: Floats, xi_deg_P: Floats, eta_deg_P: Floats) -> tuple[Floats, Floats]:

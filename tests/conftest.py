@@ -30,3 +30,12 @@ def prefect_server() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+@pytest.fixture(scope="session")
+def tiny_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The simulated archive `tiny`: five nights in two bands, both formats, a dozen objects."""
+    from pipeline.simulate.archive import simulate_archive
+    from pipeline.survey import load_survey
+
+    return simulate_archive(load_survey("tiny"), tmp_path_factory.mktemp("archive") / "tiny", workers=2).root

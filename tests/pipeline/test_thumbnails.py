@@ -177,3 +177,16 @@ def test_time_is_the_middle_of_the_exposure_of_the_objects_row() -> None:
     cut = cut_at(frame, 900.0, 1000.0)
     expected = 53998.25 + (1000 * 0.026322 - 53.907456 / 2) / 86400
     assert cut.mjd_tai_T[0] == pytest.approx(expected, abs=1e-9)
+
+
+def test_thumbnails_do_not_depend_on_who_else_is_cut() -> None:
+    """Bit for bit: a neighbour entering the catalogue must not change an object's file."""
+    rng = np.random.default_rng(5)
+    frame = make_frame(rng.normal(size=SHAPE), sdss_wcs(turn_deg=0.02))
+    world = frame.wcs.wcs_pix2world(rng.uniform(100, 1300, (37, 2)), 0)
+    together = cut_thumbnails(frame, world[:, 0], world[:, 1], ThumbnailConfig())
+    for target, (ra_deg, dec_deg) in enumerate(world):
+        alone = cut_thumbnails(frame, np.array([ra_deg]), np.array([dec_deg]), ThumbnailConfig())
+        np.testing.assert_array_equal(alone.image_THW[0], together.image_THW[target])
+        np.testing.assert_array_equal(alone.variance_THW[0], together.variance_THW[target])
+        assert alone.mjd_tai_T[0] == together.mjd_tai_T[target]

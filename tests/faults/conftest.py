@@ -1,0 +1,64 @@
+"""Build the tiny survey with plain functions: fast, and without Prefect between the fault and its effect."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pipeline.archive import Archive, Patience
+from pipeline.build import exclusive, prepare, publish
+from pipeline.cells import CellProgress, build_cell
+from pipeline.manifest import Dataset
+from pipeline.naming import cache_dir
+from pipeline.simulate.server import ArchiveServer
+from pipeline.survey import load_survey
+
+IMPATIENT = Patience(attempts=3, timeout_s=5, wait_initial_s=0.01, wait_max_s=0.05)
+
+
+def build(
+    url: str, root: Path, progress: Callable[[CellProgress], None] | None = None, *, cell_width_deg: float = 1.0
+) -> Dataset:
+    """Everything `build-dataset` does, in order, in threads; one cell unless told otherwise."""
+    survey = load_survey("tiny").with_root(url)
+    archives = tuple(archive.model_copy(update={"attempts": 3}) for archive in survey.archives)
+    cells = survey.cells.model_copy(update={"ra_width_deg": cell_width_deg})
+    survey = survey.model_copy(update={"archives": archives, "cells": cells})
+    with Archive(survey.archives, cache_dir(root), IMPATIENT) as archive, ThreadPoolExecutor(2) as executor:
+        plan = prepare(survey, root, archive)
+        if (dataset := plan.published()) is not None:
+            return dataset
+        with exclusive(plan):
+            results = [
+                build_cell(
+                    cell,
+                    survey,
+                    archive,
+                    executor,
+                    plan.building,
+                    dataset_id=plan.dataset_id,
+                    workers=2,
+                    progress=progress,
+                )
+                for cell in plan.plan.cells
+            ]
+            return publish(plan, results, {})
+
+
+@pytest.fixture(scope="session")
+def clean(tiny_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The dataset of an archive that behaves."""
+    with ArchiveServer(tiny_archive) as server:
+        return build(server.url, tmp_path_factory.mktemp("clean"))
+
+
+@pytest.fixture
+def spoilt(tiny_archive: Path, tmp_path: Path) -> Path:
+    """A copy of the archive to do damage to."""
+    copy = tmp_path / "archive"
+    shutil.copytree(tiny_archive, copy)
+    return copy
