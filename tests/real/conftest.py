@@ -10,12 +10,12 @@ import pytest
 import sep
 from astropy.io import fits
 from astropy.wcs import WCS
-from pipeline.simulate.server import ArchiveServer
 
 from pipeline.manifest import Dataset, ObjectRow, open_dataset
 from pipeline.naming import FrameId, frame_path
 from pipeline.realsample import KnownObject, known_objects, write_real_sample
 from pipeline.sequences import Sequence
+from pipeline.simulate.server import ArchiveServer
 
 
 @dataclass(frozen=True)
