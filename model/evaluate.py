@@ -17,6 +17,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_score, recall_score
 
 from model.config import Config
+from model.errors import RunError
 from model.export import load_model
 from model.rundir import EVALUATION_FILE, PREDICTIONS_FILE, step_dir
 from model.runs import Session, finished_folds, open_session
@@ -118,6 +119,8 @@ def evaluate(dataset_path: str | Path, run_dir: str | Path) -> Evaluation:
             places.append(test)
             probability.append(_ensemble(session, fold, test))
             fold_V.append(np.full(len(test), fold))
+    if not places:
+        raise RunError(f"{run_dir}: no object of folds {folds} can be tested; train more folds")
     place_V, probability_VC = np.concatenate(places), np.concatenate(probability)
     evaluation = score(session, session.label_O[place_V], probability_VC, np.concatenate(fold_V))
     _write_predictions(session, place_V, probability_VC, np.concatenate(fold_V))

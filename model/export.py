@@ -71,7 +71,7 @@ def load_model(folder: Path, device: torch.device | None = None) -> LoadedModel:
         A file is missing, damaged or too large, or the weights are not those of the described network.
     """
     device = device or torch.device("cpu")
-    file = _read_description(folder / MODEL_FILE)
+    file = read_description(folder)
     expected = build_empty(file.model).state_dict()
     if (values := sum(tensor.numel() for tensor in expected.values())) > MAX_VALUES:
         raise WeightsError(f"{folder / MODEL_FILE} describes {values:,} weights; at most {MAX_VALUES:,} are read")
@@ -82,7 +82,9 @@ def load_model(folder: Path, device: torch.device | None = None) -> LoadedModel:
     return LoadedModel(network.to(device).eval(), file)
 
 
-def _read_description(path: Path) -> ModelFile:
+def read_description(folder: Path) -> ModelFile:
+    """Read the model.json of a model written by `save_model` (raises WeightsError where it is not one)."""
+    path = folder / MODEL_FILE
     try:
         if path.stat().st_size > _MAX_DESCRIPTION_BYTES:
             raise WeightsError(f"{path} is over {_MAX_DESCRIPTION_BYTES} bytes: it is no model description")

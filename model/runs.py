@@ -23,7 +23,7 @@ from model.config import Config, RunConfig, explain
 from model.convention import ConvEntion
 from model.data import Loader, Normalisation, Pack, pack_dataset, pick_device
 from model.errors import ModelConfigError, RunError
-from model.export import load_model
+from model.export import load_model, read_description
 from model.protocol import FoldLists, Places, fold_lists, label_of, n_folds, taking_part
 from model.rundir import CONFIG_FILE, METRICS_FILE, Step, is_finished, step_dir
 from model.seeding import seeded
@@ -129,10 +129,12 @@ def train(
         The loss is not finite.
     """
     run_dir, dataset = Path(run_dir), open_dataset(dataset_path)
-    record = _claim(run_dir, dataset, config)
+    record = _record_of(run_dir, dataset, config)
     session = _open_session(run_dir, record, dataset)
+    chosen = _check_folds(folds, session.n_folds)
+    write_text(run_dir / CONFIG_FILE, record.model_dump_json(indent=2) + "\n")  # once nothing speaks against it
     models = []
-    for fold in _check_folds(folds, session.n_folds):
+    for fold in chosen:
         lists = session.lists(fold)
         _check_classes(session, lists.train, f"{dataset.path}, fold {fold}, has nothing to train on of")
         loader = session.loader(session.pack.normalisation(lists.train.tolist()))
@@ -237,17 +239,15 @@ def _open_session(run_dir: Path, record: RunRecord, dataset: Dataset) -> Session
     return Session(run_dir, record, objects, np.array(labels, dtype=np.int64), pack)
 
 
-def _claim(run_dir: Path, dataset: Dataset, config: RunConfig) -> RunRecord:
-    """Write config.json of a new run, or check that the run there is the same."""
+def _record_of(run_dir: Path, dataset: Dataset, config: RunConfig) -> RunRecord:
+    """What a new run's config.json will say, or that of the run there, if it is the same run."""
     if not (run_dir / CONFIG_FILE).exists():
-        record = RunRecord(
+        return RunRecord(
             config=config,
             dataset_id=dataset.info.dataset_id,
             dataset_content_hash=dataset.info.content_hash,
             software={name: _version(name) for name in _SOFTWARE},
         )
-        write_text(run_dir / CONFIG_FILE, record.model_dump_json(indent=2) + "\n")
-        return record
     record = read_record(run_dir)
     _check_dataset(run_dir, record, dataset)
     if record.config != config:
@@ -308,7 +308,7 @@ def read_history(folder: Path) -> History:
     """Metrics of a finished model, epoch by epoch, and the epoch that was kept."""
     lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
     metrics = tuple(EpochMetrics.model_validate_json(line) for line in lines)
-    return History(metrics=metrics, best_epoch=load_model(folder).file.epoch)
+    return History(metrics=metrics, best_epoch=read_description(folder).epoch)
 
 
 def _version(package: str) -> str:

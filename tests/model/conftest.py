@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.manifest import (
     MANIFEST_SCHEMA,
@@ -121,17 +122,13 @@ def mixed_sources(per_class: int) -> list[Source]:
     ]
 
 
-def write_dataset(
-    path: Path, sources: list[Source], *, n_images: tuple[int, int], seed: int = 0, damage: bool = False
-) -> Path:
+def write_dataset(path: Path, sources: list[Source], *, n_images: tuple[int, int], seed: int = 0) -> Path:
     """Write a dataset of these sources, each with n_images[0] to n_images[1] images."""
     random = np.random.default_rng(seed)
     rows = []
     for row in make_rows(sources):
         length = int(random.integers(n_images[0], n_images[1] + 1))
         sequence = make_sequence(row.object_id, (row.class_name, row.confirmation), length, random)
-        if damage:
-            sequence.image[~np.isnan(sequence.image)] = np.inf
         write_sequence(path / row.file, sequence)
         rows.append(replace(row, sha256=file_sha256(path / row.file), n_images=length))
     write_table(
@@ -152,6 +149,15 @@ def write_dataset(
     )
     write_info(path, info)
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Parallel test workers share the cores, and torch's threads spin while they wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -49,9 +49,8 @@ def test_constants_are_those_of_the_covered_pixels_of_the_given_objects(sequence
     pack = pack_sequences(sequences, 200, SMALL, CPU)
     normalisation = pack.normalisation([0, 2])
     for band in range(1, 6):
-        pixels = np.concatenate([s.image[s.band_id == band].ravel() for s in (sequences[0], sequences[2])]).astype(
-            float
-        )
+        parts = [s.image[s.band_id == band].ravel() for s in (sequences[0], sequences[2])]
+        pixels = np.concatenate(parts).astype(float)
         assert normalisation.mean_nmgy[band - 1] == pytest.approx(np.nanmean(pixels), rel=1e-9)
         assert normalisation.std_nmgy[band - 1] == pytest.approx(np.nanstd(pixels), rel=1e-9)
 

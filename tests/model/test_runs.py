@@ -176,6 +176,7 @@ def test_a_class_without_objects_is_refused(dataset_writer, tmp_path: Path) -> N
     dataset = dataset_writer(tmp_path / "data", sources, n_images=(3, 4))
     with pytest.raises(DatasetError, match="no object of class SNIa"):
         train(dataset, tmp_path / "run", TINY)
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_dataset_or_configuration_is_refused(
