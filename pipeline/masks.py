@@ -59,12 +59,11 @@ def _paint(hdus: fits.HDUList, shape: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def _spans(plane: fits.FITS_rec | None) -> list[tuple[int, int, int]]:
+    """(y, x1, x2) of all spans of a plane. Columns are read whole: row by row, astropy takes 50 µs each."""
     if plane is None:
         return []
     spans: list[tuple[int, int, int]] = []
-    for row in plane:
-        raw = np.asarray(row["s"], dtype=np.uint8).tobytes()
-        triples = np.frombuffer(raw[: len(raw) // 6 * 6], dtype=">u2").astype(np.int64).reshape(-1, 3)
-        triples -= (int(row["row0"]), int(row["col0"]), int(row["col0"]))
-        spans.extend((int(y), int(x1), int(x2)) for y, x1, x2 in triples)
+    for row0, col0, raw in zip(plane["row0"], plane["col0"], plane["s"], strict=True):
+        triples = np.asarray(raw, dtype=np.uint8)[: len(raw) // 6 * 6].view(">u2").astype(np.int64).reshape(-1, 3)
+        spans.extend((triples - (row0, col0, col0)).tolist())
     return spans
