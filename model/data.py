@@ -75,7 +75,7 @@ class Pack:
 
 
 def pick_device(config: RunConfig) -> torch.device:
-    """The device a run uses; `auto` is the GPU where there is one (raises ModelConfigError where `cuda` is not there)."""
+    """The device a run uses; `auto` is the GPU where there is one. Raises ModelConfigError where `cuda` is absent."""
     if config.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if config.device == "cuda" and not torch.cuda.is_available():
