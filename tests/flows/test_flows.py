@@ -1,0 +1,99 @@
+"""The flows as users run them: build over HTTP, train, fine-tune, evaluate, report, on the tiny archive."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.manifest import open_dataset, verify_dataset
+from pipeline.simulate.server import ArchiveServer, Fault
+
+pytestmark = pytest.mark.xdist_group("flows")
+
+SHORT = {
+    "model": {"images": 9},
+    "train": {"epochs": 1, "batch": 4},
+    "fine_tune": {"epochs": 1, "batch": 4},
+    "protocol": {"validation_fraction": 0},
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("flows")
+
+
+@pytest.fixture(scope="module")
+def published(prefect_server: None, tiny_archive: Path, root: Path):  # type: ignore[no-untyped-def]
+    from flows.build import build_dataset
+
+    with ArchiveServer(tiny_archive) as server:
+        return build_dataset(survey="tiny", root=root, archive_root=server.url, workers=2)
+
+
+def test_the_build_publishes_a_dataset_that_verifies(published, root: Path) -> None:  # type: ignore[no-untyped-def]
+    """Every catalogued object is there or counted, and `latest` names the version."""
+    assert published.built_now
+    assert verify_dataset(published.path) == []
+    assert published.counts["objects"] == 14
+    assert published.skips["set-aside"] == 1
+    assert (root / "datasets/tiny/latest").read_text().strip() == published.path.name
+    assert "Acknowledgement" in (published.path / "README.md").read_text()
+    assert set(open_dataset(published.path).info.software) >= {"python", "numpy", "astropy", "sep"}
+
+
+def test_building_the_same_again_changes_nothing(published, tiny_archive: Path, root: Path) -> None:  # type: ignore[no-untyped-def]
+    """The second run finds the first one's dataset and fetches no frame."""
+    from flows.build import build_dataset
+
+    with ArchiveServer(tiny_archive) as server:
+        again = build_dataset(survey="tiny", root=root, archive_root=server.url, workers=2)
+        fetched = [request.path for request in server.requests if "frame-" in request.path or "fpC-" in request.path]
+    assert not again.built_now
+    assert again.path == published.path
+    assert fetched == []
+
+
+def test_a_failed_build_says_which_cell_and_what_to_do(
+    prefect_server: None, tiny_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An archive that goes down fails the flow, publishes nothing, and the message names the cell."""
+    import flows.build as build
+    from pipeline.archive import Archive, Patience
+    from pipeline.errors import DatasetError
+    from pipeline.naming import cache_dir
+
+    def impatient(survey, root):  # type: ignore[no-untyped-def]
+        archives = [archive.model_copy(update={"attempts": 1}) for archive in survey.archives]
+        return Archive(archives, cache_dir(root), Patience(attempts=1, wait_initial_s=0.01, wait_max_s=0.01))
+
+    monkeypatch.setattr(build, "open_archive", impatient)
+    monkeypatch.setattr(build, "build_one_cell", build.build_one_cell.with_options(retries=0))
+    down = [Fault("/das/*/fpC-*", "reset", times=10_000)]
+    with (
+        ArchiveServer(tiny_archive, faults=down) as server,
+        pytest.raises(DatasetError, match=r"cells failed, nothing was published; run again.*all-c4-ra347"),
+    ):
+        build.build_dataset(survey="tiny", root=tmp_path, archive_root=server.url, workers=1)
+    assert not (tmp_path / "datasets/tiny/latest").exists()
+
+
+def test_train_fine_tune_evaluate_and_report(published, tiny_archive: Path, root: Path) -> None:  # type: ignore[no-untyped-def]
+    """The two steps leave weights and metrics; evaluation predicts each test object once; the page shows it all."""
+    from flows.train import evaluate_model, fine_tune_model, headline, train_model
+    from pipeline.report import write_report
+
+    run = root / "runs" / "short"
+    trained = train_model(published.path, run, model="small", changes=SHORT)
+    assert {model.fold for model in trained.models} == {0, 1}
+    assert {model.step for model in fine_tune_model(published.path, run).models} == {"fine-tune"}
+    evaluation = evaluate_model(published.path, run)
+    assert evaluation.n_objects == 12  # AGN, Variable and spectroscopic supernovae
+    assert {row["score"] for row in headline(evaluation)} == {"balanced accuracy", "macro f1", "accuracy"}
+    assert json.loads((run / "config.json").read_text())["dataset_id"] == published.dataset_id
+    page = write_report(root / "report.html", published.path, run=run, truth=tiny_archive / "truth")
+    text = page.read_text()
+    assert published.dataset_id in text
+    assert "<script" not in text
