@@ -188,29 +188,42 @@ def loss_figure(run: Run) -> Picture | None:
     steps = [step for step in STEPS if any(run.metrics[step].values())]
     if not steps:
         return None
+    scores = {
+        step: [[epoch.validation_balanced_accuracy for epoch in epochs] for epochs in run.metrics[step].values()]
+        for step in steps
+    }
+    validated = any(score is not None for models in scores.values() for model in models for score in model)
     figure = Figure(figsize=(PAGE_WIDTH_IN, 2.7), layout="constrained")
-    panels = figure.subplots(1, len(steps) + 1, width_ratios=[*[1.25] * len(steps), 1])
+    panels = figure.subplots(
+        1, len(steps) + validated, width_ratios=[*[1.25] * len(steps), *[1] * validated], squeeze=False
+    )[0]
     for axes, step in zip(panels, steps, strict=False):
-        models = list(run.metrics[step].values())
-        _curves(axes, [[epoch.loss for epoch in epochs] for epochs in models], ACCENT, "training", "-")
-        validation = [[epoch.validation_loss for epoch in epochs] for epochs in models]
-        _curves(axes, validation, CONTRAST, "validation", "--")
-        axes.set_title(f"{step}: loss")
-        axes.set_xlabel("epoch")
-        axes.set_ylim(bottom=0)
+        _loss_panel(axes, step, list(run.metrics[step].values()))
     panels[0].set_ylabel("cross-entropy")
     panels[0].legend()
-    for step, colour, line in zip(STEPS, (ACCENT, CONTRAST), ("-", "--"), strict=True):
-        scores = [[epoch.validation_balanced_accuracy for epoch in epochs] for epochs in run.metrics[step].values()]
-        _curves(panels[-1], scores, colour, step, line)
-    panels[-1].set_title("validation: balanced accuracy")
-    panels[-1].set_xlabel("epoch")
-    panels[-1].set_ylim(0, 1.02)
-    panels[-1].legend(loc="lower right")
+    if validated:
+        _validation_panel(panels[-1], scores)
     for axes in panels:
         axes.grid(axis="y")
+        axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return picture(figure, "Training and validation loss against epoch of every model, and their mean, for both steps")
+
+
+def _loss_panel(axes: Axes, step: str, models: Sequence[Sequence[Epoch]]) -> None:
+    _curves(axes, [[epoch.loss for epoch in epochs] for epochs in models], ACCENT, "training", "-")
+    validation = [[epoch.validation_loss for epoch in epochs] for epochs in models]
+    _curves(axes, validation, CONTRAST, "validation", "--")
+    axes.set_title(f"{step}: loss")
+    axes.set_ylim(bottom=0)
+
+
+def _validation_panel(axes: Axes, scores: Mapping[str, Sequence[Sequence[float | None]]]) -> None:
+    for step, colour, line in zip(STEPS, (ACCENT, CONTRAST), ("-", "--"), strict=True):
+        _curves(axes, scores.get(step, []), colour, step, line)
+    axes.set_title("validation: balanced accuracy")
+    axes.set_ylim(0, 1.02)
+    axes.legend(loc="lower right")
 
 
 def _curves(axes: Axes, models: Sequence[Sequence[float | None]], colour: str, label: str, line: str) -> None:
