@@ -6,12 +6,38 @@ solution in a frame's header is an approximation to this, off by up to 0.17″ i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
+
+class Solution(Protocol):
+    """Where the sky falls on a frame."""
+
+    def world_to_pixel(self, ra_deg: Floats, dec_deg: Floats) -> tuple[Floats, Floats]:
+        """0-based (x, y), 0 at the centre of the first pixel, of sky positions of any shape."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderSolution:
+    """The TAN solution of a frame's header, whichever of RA and Dec its first axis is."""
+
+    wcs: WCS
+
+    def world_to_pixel(self, ra_deg: Floats, dec_deg: Floats) -> tuple[Floats, Floats]:
+        """0-based (x, y) of sky positions."""
+        world = np.empty((ra_deg.size, 2))
+        world[:, self.wcs.wcs.lng] = ra_deg.ravel()
+        world[:, self.wcs.wcs.lat] = dec_deg.ravel()
+        pixel = self.wcs.wcs_world2pix(world, 0)
+        return pixel[:, 0].reshape(ra_deg.shape), pixel[:, 1].reshape(ra_deg.shape)
 
 
 def to_great_circle(
@@ -52,6 +78,17 @@ class AsTrans:
     d_row: tuple[float, float, float, float]
     d_col: tuple[float, float, float, float]
     """Cubic coefficients in the column, constant first [px]."""
+
+    @classmethod
+    def of_table(cls, node_deg: float, incl_deg: float, column: Callable[[str], float]) -> AsTrans:
+        """Read the terms of one band from a table row; `column` gives a column's value in that band.
+
+        tsField and the fourth HDU of a frame have them in double precision; photoField's are too coarse (0.1″).
+        """
+        cubics = ((column(f"d{axis}{power}") for power in range(4)) for axis in ("Row", "Col"))
+        d_row, d_col = (tuple(terms) for terms in cubics)
+        mu, nu = (column("a"), column("b"), column("c")), (column("d"), column("e"), column("f"))
+        return cls(node_deg, incl_deg, mu, nu, d_row, d_col)  # type: ignore[arg-type]
 
     def pixel_to_world(self, x_pix: Floats, y_pix: Floats) -> tuple[Floats, Floats]:
         """RA, Dec [deg] of 0-based pixel positions (0 at the centre of the first pixel)."""

@@ -19,6 +19,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from pipeline.astrometry import AsTrans
 from pipeline.bands import BANDS
 from pipeline.compressed import read_bytes
 from pipeline.errors import FrameError
@@ -54,6 +55,8 @@ class FieldCalibration:
     airmass: float
     quality: int
     mjd_tai_row0: float
+    astrometry: AsTrans | None = None
+    """The full solution, where the table has it in double precision (tsField)."""
 
 
 def read_calibration(path: Path, frame: FrameId) -> FieldCalibration:
@@ -69,7 +72,7 @@ def read_calibration(path: Path, frame: FrameId) -> FieldCalibration:
             if frame.layout == "sas-dr8":
                 return _photofield(hdus[1].data, frame, path)
             _check_header(hdus[0].header, frame, path)
-            return _tsfield(hdus[1].data, frame, path)
+            return _tsfield(hdus[0].header, hdus[1].data, frame, path)
     except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
         raise FrameError(f"{path.name} is not a readable calibration table of frame {frame}: {error}") from error
 
@@ -101,7 +104,7 @@ def _photofield(table: fits.FITS_rec, frame: FrameId, path: Path) -> FieldCalibr
     )
 
 
-def _tsfield(table: fits.FITS_rec, frame: FrameId, path: Path) -> FieldCalibration:
+def _tsfield(header: fits.Header, table: fits.FITS_rec, frame: FrameId, path: Path) -> FieldCalibration:
     row = _only_row(table, table["field"] == frame.field, frame, path)
     band = BANDS.index(frame.band)
     airmass = float(row["airmass"][band])
@@ -116,6 +119,7 @@ def _tsfield(table: fits.FITS_rec, frame: FrameId, path: Path) -> FieldCalibrati
         airmass=airmass,
         quality=int(row["quality"]),
         mjd_tai_row0=float(row["mjd"][band]),
+        astrometry=AsTrans.of_table(float(header["NODE"]), float(header["INCL"]), lambda name: float(row[name][band])),
     )
 
 

@@ -115,7 +115,13 @@ def cut_frame(job: FrameJob) -> FrameCut:
         One of its three files is corrupt or contradicts its name.
     """
     mask = job.mask_file.path if job.mask_file else None
-    frame = read_frame(job.frame_file.path, job.calibration_file.path, mask, rerun=job.frame.rerun)
+    frame = read_frame(
+        job.frame_file.path,
+        job.calibration_file.path,
+        mask,
+        rerun=job.frame.rerun,
+        astrometry=job.config.astrometry,
+    )
     if frame.id != job.frame:
         raise FrameError(f"{job.frame_file.path.name} was asked for as frame {job.frame}")
     ra_deg = np.array([target.ra_deg for target in job.targets])

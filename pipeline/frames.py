@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
+from pipeline.astrometry import AsTrans, HeaderSolution, Solution
 from pipeline.bands import FRAME_MINUS_FIELD
 from pipeline.calibrate import FieldCalibration, ZeropointSource, read_calibration, sky_counts, variance_nmgy2
 from pipeline.compressed import read_bytes
@@ -26,6 +27,8 @@ from pipeline.naming import FrameId, parse_frame_file
 SHAPE: Final = (1489, 2048)
 """Rows × columns of every SDSS frame; rows run along the scan."""
 SECONDS_PER_DAY: Final = 86400.0
+MAX_DISAGREEMENT_PX: Final = 3.0
+"""Between header and full astrometry; up to 0.5 px is real."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Frame:
     mask_YX: NDArray[np.uint8]
     """Bits of `MaskBit`; all zero where `has_mask` is false."""
     has_mask: bool
-    wcs: WCS
+    solution: Solution
     tai_row0_s: float
     """TAI of the read-out of row 0 [s since MJD 0]."""
     row_clock_s: float
@@ -61,16 +64,21 @@ class Frame:
     def world_to_pixel(
         self, ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """0-based (x, y) of sky positions, whichever of RA and Dec the file's first axis is."""
-        world = np.empty((ra_deg.size, 2))
-        world[:, self.wcs.wcs.lng] = ra_deg.ravel()
-        world[:, self.wcs.wcs.lat] = dec_deg.ravel()
-        pixel = self.wcs.wcs_world2pix(world, 0)
-        return pixel[:, 0].reshape(ra_deg.shape), pixel[:, 1].reshape(ra_deg.shape)
+        """0-based (x, y) of sky positions by the frame's astrometric solution."""
+        return self.solution.world_to_pixel(ra_deg, dec_deg)
 
 
-def read_frame(path: Path, calibration_path: Path, mask_path: Path | None, *, rerun: int) -> Frame:
+def read_frame(
+    path: Path,
+    calibration_path: Path,
+    mask_path: Path | None,
+    *,
+    rerun: int,
+    astrometry: Literal["full", "header"] = "full",
+) -> Frame:
     """Read an image file with its calibration table and, where there is one, its mask planes.
+
+    `astrometry` chooses between the survey's full solution and the header's TAN approximation to it.
 
     Raises
     ------
@@ -94,7 +102,7 @@ def read_frame(path: Path, calibration_path: Path, mask_path: Path | None, *, re
                 variance_YX=variance_YX,
                 mask_YX=mask_YX,
                 has_mask=mask_path is not None,
-                wcs=_wcs(header),
+                solution=_solution(hdus, calibration, path, astrometry),
                 tai_row0_s=_row0_tai_s(header, calibration, path),
                 row_clock_s=float(header["C_OBS"]) * 1e-6,
                 exposure_s=float(header["EXPTIME"]),
@@ -167,6 +175,22 @@ def _fpc_counts(
     variance_YX = variance_nmgy2(counts_YX, calibration.nmgy_per_count, calibration)
     image_YX = (counts_YX - sky_counts(counts_YX)) * np.float32(calibration.nmgy_per_count)
     return image_YX, variance_YX, calibration.nmgy_per_count
+
+
+def _solution(
+    hdus: fits.HDUList, calibration: FieldCalibration, path: Path, astrometry: Literal["full", "header"]
+) -> Solution:
+    """The solution asked for. Both are read, and refused if they put the frame's middle in different places."""
+    header = HeaderSolution(_wcs(hdus[0].header))
+    full = calibration.astrometry
+    if full is None:
+        row = hdus[3].data[0]
+        full = AsTrans.of_table(float(row["NODE"]), float(row["INCL"]), lambda name: float(row[name.upper()]))
+    middle = SHAPE[1] / 2, SHAPE[0] / 2
+    apart = np.subtract(header.world_to_pixel(*full.pixel_to_world(*np.array(middle))), middle)
+    if not np.hypot(*apart) < MAX_DISAGREEMENT_PX:
+        raise FrameError(f"{path.name}: header and astrometric table disagree by {np.hypot(*apart):.1f} px")
+    return full if astrometry == "full" else header
 
 
 def _row0_tai_s(header: fits.Header, calibration: FieldCalibration, path: Path) -> float:

@@ -128,6 +128,8 @@ class ThumbnailConfig(Config):
     pixel_scale_arcsec: float = Field(default=0.396, gt=0)
     kernel: Literal["nearest", "bilinear", "cubic", "quintic"] = "quintic"
     bands: tuple[Band, ...] = BANDS
+    astrometry: Literal["full", "header"] = "full"
+    """The survey's full solution, or the TAN approximation in frame headers (up to 0.17″ off)."""
 
 
 class CellConfig(Config):
