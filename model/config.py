@@ -230,8 +230,8 @@ _SMALL: Final = RunConfig(
         head_features=64,
         dropout=0.1,
     ),
-    train=TrainConfig(epochs=16, batch=16, samples_per_epoch=48, lr=3e-3, schedule="cosine"),
-    fine_tune=TrainConfig(epochs=6, batch=16, samples_per_epoch=48, lr=1e-3, schedule="cosine", freeze="encoder"),
+    train=TrainConfig(epochs=40, batch=16, samples_per_epoch=48, lr=3e-3, schedule="cosine"),
+    fine_tune=TrainConfig(epochs=16, batch=16, samples_per_epoch=48, lr=1e-3, schedule="cosine", freeze="encoder"),
     protocol=ProtocolConfig(members=1),
 )
 PRESETS: Final = {config.preset: config for config in (_PAPER, _SMALL)}
