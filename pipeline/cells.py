@@ -20,43 +20,18 @@ from pipeline.archive import Archive, Fetched
 from pipeline.atomic import write_text
 from pipeline.bands import BAND_ID, Band
 from pipeline.catalog import Target
+from pipeline.cutting import FrameCut, FrameJob, cut_frame
 from pipeline.errors import BadPayload, FrameError, NotInArchive
-from pipeline.frames import read_frame
 from pipeline.manifest import Skip, file_sha256
 from pipeline.naming import CELLS_FOLDER, FrameId, calibration_path, frame_path, mask_path, sequence_path
 from pipeline.plan import Cell, Exposure
 from pipeline.sequences import COLUMNS, Sequence, write_sequence
-from pipeline.survey import SurveyConfig, ThumbnailConfig
-from pipeline.thumbnails import cut_thumbnails, target_wcs_header
+from pipeline.survey import SurveyConfig
+from pipeline.thumbnails import target_wcs_header
 from pipeline.version import software_version
 
 IN_FLIGHT_PER_WORKER = 3
 """Frames fetched ahead of each decoding worker: enough to never wait, few enough to bound memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class FrameJob:
-    """All that a worker needs to cut one frame."""
-
-    archive: str
-    path: str
-    frame: FrameId
-    frame_file: Fetched
-    calibration_file: Fetched
-    mask_file: Fetched | None
-    targets: tuple[Target, ...]
-    config: ThumbnailConfig
-
-
-@dataclass(frozen=True, slots=True)
-class FrameCut:
-    """What came of one frame: one record per target it covers, with the keys of `sequences.COLUMNS`."""
-
-    frame: FrameId
-    records: dict[str, dict[str, Any]]
-    """By object id."""
-    row: dict[str, Any]
-    """The frame's row in frames.parquet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,67 +79,6 @@ class _Harvest:
     done: int = 0
     bytes_fetched: int = 0
     thumbnails: int = 0
-
-
-def cut_frame(job: FrameJob) -> FrameCut:
-    """Decode one frame once and cut the thumbnails of all its targets.
-
-    Raises
-    ------
-    FrameError
-        One of its three files is corrupt or contradicts its name.
-    """
-    mask = job.mask_file.path if job.mask_file else None
-    frame = read_frame(
-        job.frame_file.path,
-        job.calibration_file.path,
-        mask,
-        rerun=job.frame.rerun,
-        astrometry=job.config.astrometry,
-    )
-    if frame.id != job.frame:
-        raise FrameError(f"{job.frame_file.path.name} was asked for as frame {job.frame}")
-    ra_deg = np.array([target.ra_deg for target in job.targets])
-    dec_deg = np.array([target.dec_deg for target in job.targets])
-    cut = cut_thumbnails(frame, ra_deg, dec_deg, job.config)
-    shared = {
-        "band_id": BAND_ID[job.frame.band],
-        "run": job.frame.run,
-        "rerun": job.frame.rerun,
-        "camcol": job.frame.camcol,
-        "field": job.frame.field,
-        "zeropoint": frame.zeropoint_nmgy,
-        "zeropoint_source": int(frame.zeropoint_source),
-        "psf_fwhm_arcsec": frame.calibration.psf_fwhm_arcsec,
-        "sky_nmgy_arcsec2": frame.calibration.sky_nmgy_arcsec2,
-        "airmass": frame.calibration.airmass,
-        "quality": frame.calibration.quality,
-        "frame_sha256": job.frame_file.sha256,
-    }
-    records = {
-        target.object_id: shared
-        | {
-            "image": cut.image_THW[t],
-            "variance": cut.variance_THW[t],
-            "mask": cut.mask_THW[t],
-            "coverage": float(cut.coverage_T[t]),
-            "x_pix": float(cut.x_pix_T[t]),
-            "y_pix": float(cut.y_pix_T[t]),
-            "mjd_tai": float(cut.mjd_tai_T[t]),
-        }
-        for t, target in enumerate(job.targets)
-    }
-    row = {key: shared[key] for key in ("run", "rerun", "camcol", "field", "quality")} | {
-        "archive": job.archive,
-        "path": job.path,
-        "band": job.frame.band,
-        "sha256": job.frame_file.sha256,
-        "bytes": job.frame_file.n_bytes,
-        "psf_fwhm_arcsec": frame.calibration.psf_fwhm_arcsec,
-        "sky_nmgy_arcsec2": frame.calibration.sky_nmgy_arcsec2,
-        "mjd_tai": float(frame.mjd_tai(frame.image_YX.shape[0] / 2)),
-    }
-    return FrameCut(frame=job.frame, records=records, row=row)
 
 
 def build_cell(

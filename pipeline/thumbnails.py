@@ -93,7 +93,8 @@ def grid_affine(frame: Frame, ra_deg_T: Floats, dec_deg_T: Floats, config: Thumb
     """Affine map from thumbnail (row, column) to frame (y, x) of each target, shape T × 2 × 3.
 
     Fitted to nine nodes of the grid: over the 13″ of a thumbnail the map differs from an affine one by
-    less than 1e-3 px (the camera's distortion; TAN alone 1e-5), and one call of the astrometric solution serves all targets.
+    less than 1e-3 px (the camera's distortion; TAN alone 1e-5), and one call of the astrometric solution
+    serves all targets.
     """
     node = np.linspace(0, config.size - 1, 3)
     row_9, column_9 = (axis.ravel() for axis in np.meshgrid(node, node, indexing="ij"))

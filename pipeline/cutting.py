@@ -1,0 +1,103 @@
+"""Cut one frame: what a decoding worker does, in a process of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.archive import Fetched
+from pipeline.bands import BAND_ID
+from pipeline.catalog import Target
+from pipeline.errors import FrameError
+from pipeline.frames import read_frame
+from pipeline.naming import FrameId
+from pipeline.survey import ThumbnailConfig
+from pipeline.thumbnails import cut_thumbnails
+
+
+@dataclass(frozen=True, slots=True)
+class FrameJob:
+    """All that a worker needs to cut one frame."""
+
+    archive: str
+    path: str
+    frame: FrameId
+    frame_file: Fetched
+    calibration_file: Fetched
+    mask_file: Fetched | None
+    targets: tuple[Target, ...]
+    config: ThumbnailConfig
+
+
+@dataclass(frozen=True, slots=True)
+class FrameCut:
+    """What came of one frame: one record per target it covers, with the keys of `sequences.COLUMNS`."""
+
+    frame: FrameId
+    records: dict[str, dict[str, Any]]
+    """By object id."""
+    row: dict[str, Any]
+    """The frame's row in frames.parquet."""
+
+
+def cut_frame(job: FrameJob) -> FrameCut:
+    """Decode one frame once and cut the thumbnails of all its targets.
+
+    Raises
+    ------
+    FrameError
+        One of its three files is corrupt or contradicts its name.
+    """
+    mask = job.mask_file.path if job.mask_file else None
+    frame = read_frame(
+        job.frame_file.path,
+        job.calibration_file.path,
+        mask,
+        rerun=job.frame.rerun,
+        astrometry=job.config.astrometry,
+    )
+    if frame.id != job.frame:
+        raise FrameError(f"{job.frame_file.path.name} was asked for as frame {job.frame}")
+    ra_deg = np.array([target.ra_deg for target in job.targets])
+    dec_deg = np.array([target.dec_deg for target in job.targets])
+    cut = cut_thumbnails(frame, ra_deg, dec_deg, job.config)
+    shared = {
+        "band_id": BAND_ID[job.frame.band],
+        "run": job.frame.run,
+        "rerun": job.frame.rerun,
+        "camcol": job.frame.camcol,
+        "field": job.frame.field,
+        "zeropoint": frame.zeropoint_nmgy,
+        "zeropoint_source": int(frame.zeropoint_source),
+        "psf_fwhm_arcsec": frame.calibration.psf_fwhm_arcsec,
+        "sky_nmgy_arcsec2": frame.calibration.sky_nmgy_arcsec2,
+        "airmass": frame.calibration.airmass,
+        "quality": frame.calibration.quality,
+        "frame_sha256": job.frame_file.sha256,
+    }
+    records = {
+        target.object_id: shared
+        | {
+            "image": cut.image_THW[t],
+            "variance": cut.variance_THW[t],
+            "mask": cut.mask_THW[t],
+            "coverage": float(cut.coverage_T[t]),
+            "x_pix": float(cut.x_pix_T[t]),
+            "y_pix": float(cut.y_pix_T[t]),
+            "mjd_tai": float(cut.mjd_tai_T[t]),
+        }
+        for t, target in enumerate(job.targets)
+    }
+    row = {key: shared[key] for key in ("run", "rerun", "camcol", "field", "quality")} | {
+        "archive": job.archive,
+        "path": job.path,
+        "band": job.frame.band,
+        "sha256": job.frame_file.sha256,
+        "bytes": job.frame_file.n_bytes,
+        "psf_fwhm_arcsec": frame.calibration.psf_fwhm_arcsec,
+        "sky_nmgy_arcsec2": frame.calibration.sky_nmgy_arcsec2,
+        "mjd_tai": float(frame.mjd_tai(frame.image_YX.shape[0] / 2)),
+    }
+    return FrameCut(frame=job.frame, records=records, row=row)
