@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict
 
 from flows.progress import BuildProgress, Stopwatch
-from flows.steps import step
+from flows.steps import step, worth_retrying
+from flows.workers import worker_pool
 from pipeline.archive import Archive
 from pipeline.build import Build, exclusive, open_archive, prepare, publish
 from pipeline.cells import CellResult, build_cell
@@ -85,7 +83,7 @@ def build_dataset(
             logger.info("%s is published already at %s", build.dataset_id, dataset.path)
             return _published(dataset, built_now=False)
         with exclusive(build):
-            with clock("cells"), _process_pool(n_workers) as executor:
+            with clock("cells"), worker_pool(n_workers) as executor:
                 results = _run_cells(build, archive, executor, n_workers)
             with clock("publish"):
                 dataset = step("publish")(publish)(build, results, clock.seconds)
@@ -121,12 +119,20 @@ def _run_cells(build: Build, archive: Archive, executor: Executor, workers: int)
 def _outlook(summary: PlanSummary) -> str:
     gigabytes = sum(summary.gigabytes.values())
     return (
-        f"{summary.objects} objects, {summary.exposures} exposures, {summary.frames} frames in {summary.cells} cells, "
+        f"{summary.objects} objects, {summary.exposures} exposures, {summary.frames} frames "
+        f"to be read {summary.frame_reads} times in {summary.cells} cells, "
         f"about {gigabytes:.2f} GB and {summary.hours:.2f} core hours"
     )
 
 
-@task(name="build-cell", retries=2, retry_delay_seconds=[5, 30], cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="build-cell",
+    retries=2,
+    retry_delay_seconds=[5, 30],
+    retry_condition_fn=worth_retrying,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 def build_one_cell(cell_id: str, site: Site) -> CellResult:
     """One cell; done-markers in the dataset, not Prefect's cache, say what need not be done again."""
     build = site.build
@@ -143,14 +149,6 @@ def build_one_cell(cell_id: str, site: Site) -> CellResult:
     )
     site.progress.cell_done(cell_id)
     return result
-
-
-@contextmanager
-def _process_pool(workers: int) -> Iterator[Executor]:
-    """Decoding processes, spawned rather than forked: Prefect's threads must not be copied into them."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=workers, mp_context=context) as executor:
-        yield executor
 
 
 def _published(dataset: Dataset, *, built_now: bool) -> Published:

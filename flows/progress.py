@@ -48,7 +48,7 @@ class BuildProgress:
         elapsed = now - self._started
         left = f"{elapsed / done * (self._frames - done):.0f} s left" if done else "starting"
         return (
-            f"cells {len(self._finished)}/{self._cells} · frames {done}/{self._frames} · "
+            f"cells {len(self._finished)}/{self._cells} · frame reads {done}/{self._frames} · "
             f"{megabytes:.0f} MB fetched · {thumbnails} thumbnails · {left}"
         )
 

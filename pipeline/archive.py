@@ -105,7 +105,7 @@ class Archive:
             No server gave an answer that helps, after all attempts; or the cache cannot be written.
         """
         if (archive_name, path) in self._absent:
-            raise NotInArchive(f"{path} is not in archive {archive_name} (asked before)")
+            raise NotInArchive(f"{path} does not exist in archive {archive_name}")
         config = self._archives[archive_name]
         patience = replace(self._patience, attempts=config.attempts, max_connections=config.max_connections)
         urls = [full_url(base + quote(path)) for base in config.base_urls]
@@ -144,12 +144,17 @@ class Archive:
         terms = Terms(int(max_mb * 1e6), self._patience.timeout_s, check)
         return self._fetch([full_url(url, params)], self._place(name), terms, self._patience, refresh=refresh)
 
-    def discard(self, archive_name: str, path: str) -> None:
-        """Forget a cached file that turned out to be corrupt, so that the next `fetch` gets it anew."""
+    def discard(self, archive_name: str, path: str, sha256: str | None = None) -> None:
+        """Forget a cached file that turned out to be corrupt, so that the next `fetch` gets it anew.
+
+        With `sha256`, only if it is still that file: another thread may have fetched a good one meanwhile.
+        """
         place = self._place(archive_name, path)
         with self._lock(place):
-            place.unlink(missing_ok=True)
-            _origin_file(place).unlink(missing_ok=True)
+            known = _read_origin(place)
+            if sha256 is None or known is None or known.sha256 == sha256:
+                place.unlink(missing_ok=True)
+                _origin_file(place).unlink(missing_ok=True)
 
     def _fetch(
         self, urls: Sequence[str], place: Path, terms: Terms, patience: Patience, *, refresh: bool = False

@@ -88,8 +88,23 @@ class Build:
         return dataset_dir(self.root, self.survey.name, self.version)
 
     def published(self) -> Dataset | None:
-        """The dataset, if an earlier run has published it."""
-        return open_dataset(self.target) if self.target.exists() else None
+        """The dataset, if an earlier run has published it.
+
+        Raises
+        ------
+        DatasetError
+            It is there, but not whole any more.
+        """
+        if not self.target.exists():
+            return None
+        dataset = open_dataset(self.target)
+        if gone := [row.file for row in dataset.objects if not (self.target / row.file).is_file()]:
+            raise DatasetError(
+                f"{self.target} is published but damaged: {len(gone)} files are missing, first {gone[0]}; "
+                "move it away and build again"
+            )
+        _point_latest(self)  # a power cut may have come between publishing and pointing
+        return dataset
 
 
 def open_archive(survey: SurveyConfig, root: Path) -> Archive:
@@ -157,6 +172,13 @@ def _make_visible(build: Build) -> Dataset:
     return open_dataset(build.target)
 
 
+def _point_latest(build: Build) -> None:
+    """Name this version the latest where nothing is named yet."""
+    pointer = latest_pointer(build.root, build.survey.name)
+    if not pointer.exists():
+        write_text(pointer, build.version + "\n")
+
+
 def _folds(rows: Sequence[Mapping[str, object]], build: Build) -> list[int]:
     targets = {target.object_id: target for target in build.catalog.targets}
     splits = build.survey.splits
@@ -168,8 +190,9 @@ def _folds(rows: Sequence[Mapping[str, object]], build: Build) -> list[int]:
 
 def _skips(build: Build, results: Iterable[CellResult]) -> list[Skip]:
     """Everything that was left out, at every step; a frame that two cells wanted counts once."""
-    of_cells = (Skip(**skip) for result in results for skip in result.skips)
-    return list(dict.fromkeys((*build.catalog.skips, *build.plan.skips, *of_cells)))
+    of_cells = [Skip(**skip) for result in results for skip in result.skips]
+    once = {(skip.reason, skip.object_id, skip.frame): skip for skip in of_cells}
+    return [*build.catalog.skips, *build.plan.skips, *once.values()]
 
 
 def _unique_frames(results: Iterable[CellResult]) -> list[dict[str, object]]:

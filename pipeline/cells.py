@@ -6,8 +6,10 @@ the cell only if its inputs or those files changed. Decoding runs in the executo
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -21,7 +23,7 @@ from pipeline.atomic import write_text
 from pipeline.bands import BAND_ID, Band
 from pipeline.catalog import Target
 from pipeline.cutting import FrameCut, FrameJob, cut_frame
-from pipeline.errors import BadPayload, FrameError, NotInArchive
+from pipeline.errors import ArchiveError, BadPayload, FrameError, NotInArchive, WorkerDied
 from pipeline.manifest import Skip, file_sha256
 from pipeline.naming import CELLS_FOLDER, FrameId, calibration_path, frame_path, mask_path, sequence_path
 from pipeline.plan import Cell, Exposure
@@ -30,6 +32,8 @@ from pipeline.survey import SurveyConfig
 from pipeline.thumbnails import target_wcs_header
 from pipeline.version import software_version
 
+SERVER_ADDRESS = re.compile(r"https?://[^/\s]+/")
+"""Left out of recorded reasons: the same dataset from another mirror has the same bytes."""
 IN_FLIGHT_PER_WORKER = 3
 """Frames fetched ahead of each decoding worker: enough to never wait, few enough to bound memory."""
 
@@ -64,6 +68,7 @@ class CellResult(BaseModel):
 class _Outcome:
     """What became of one frame: its cut, or the reason why there is none."""
 
+    archive: str
     cut: FrameCut | None
     skips: tuple[Skip, ...]
     bytes_fetched: int
@@ -76,6 +81,8 @@ class _Harvest:
     records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     frames: list[dict[str, Any]] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
+    missing: dict[str, list[Skip]] = field(default_factory=dict)
+    """Frames that could not be had, per archive."""
     done: int = 0
     bytes_fetched: int = 0
     thumbnails: int = 0
@@ -99,18 +106,24 @@ def build_cell(
     Raises
     ------
     ArchiveError
-        A server did not answer after all retries; nothing of the cell is marked done.
+        A server did not answer after all retries, or too many frames of an archive are missing or spoilt;
+        nothing of the cell is marked done.
+    WorkerDied
+        A process of `executor` ended while cutting.
     """
     input_hash = cell.input_hash(survey.fingerprint())
     marker = dataset / CELLS_FOLDER / f"{cell.cell_id}.json"
+    total = len(cell.visits) * len(survey.thumbnails.bands)
     if (finished := _finished(marker, input_hash, dataset)) is not None:
+        if progress:
+            progress(CellProgress(cell.cell_id, total, total, 0, sum(row["n_images"] for row in finished.objects)))
         return finished
     harvest = _Harvest()
-    total = len(cell.visits) * len(survey.thumbnails.bands)
     for outcome in _outcomes(cell, survey, archive, executor, workers):
         _collect(outcome, survey, harvest)
         if progress:
             progress(CellProgress(cell.cell_id, harvest.done, total, harvest.bytes_fetched, harvest.thumbnails))
+    _check_archives(cell, survey, harvest)
     result = _write_objects(cell, survey, dataset, dataset_id, input_hash, harvest)
     write_text(marker, result.model_dump_json() + "\n")
     return result
@@ -170,24 +183,43 @@ def _one_frame(
     for last_attempt in (False, True):
         try:
             job, notes, n_bytes = _fetch(exposure, frame, targets, survey, archive)
-            cut = executor.submit(cut_frame, job).result()
         except NotInArchive as error:
-            return _skipped("not-in-archive", error, frame)
+            return _skipped("not-in-archive", exposure, frame, error)
         except BadPayload as error:
-            return _skipped("bad-payload", error, frame)
+            return _skipped("bad-payload", exposure, frame, error)
+        try:
+            return _Outcome(exposure.archive, executor.submit(cut_frame, job).result(), notes, n_bytes)
+        except BrokenExecutor as error:
+            raise WorkerDied(f"a decoding process died while frame {frame} was cut: out of memory?") from error
         except FrameError as error:
             if last_attempt:
-                return _skipped("bad-frame", error, frame)
-            for path in _paths(exposure, frame, survey):
-                if PurePosixPath(path).name in str(error):
-                    archive.discard(exposure.archive, path)
-        else:
-            return _Outcome(cut, notes, n_bytes)
+                return _skipped("bad-frame", exposure, frame, error)
+            _discard_named(error, job, _paths(exposure, frame, survey), archive)
     raise AssertionError("unreachable: the last attempt returns")
 
 
-def _skipped(reason: str, error: Exception, frame: FrameId) -> _Outcome:
-    return _Outcome(None, (Skip(reason, str(error), frame=str(frame)),), 0)
+def _skipped(reason: str, exposure: Exposure, frame: FrameId, error: Exception) -> _Outcome:
+    skip = Skip(reason, SERVER_ADDRESS.sub("", str(error)), frame=str(frame))
+    return _Outcome(exposure.archive, None, (skip,), 0)
+
+
+def _discard_named(error: FrameError, job: FrameJob, paths: tuple[str, ...], archive: Archive) -> None:
+    """Throw away the cached file that the error names, if it is still the one that was read."""
+    for path, file in zip(paths, (job.frame_file, job.calibration_file, job.mask_file), strict=True):
+        if file is not None and PurePosixPath(path).name in str(error):
+            archive.discard(job.archive, path, file.sha256)
+
+
+def _check_archives(cell: Cell, survey: SurveyConfig, harvest: _Harvest) -> None:
+    """Tell a frame that is missing from an archive that is out of order."""
+    wanted = Counter(visit.exposure.archive for visit in cell.visits for _ in survey.thumbnails.bands)
+    for name, missing in harvest.missing.items():
+        if len(missing) > survey.selection.max_missing_fraction * wanted[name]:
+            raise ArchiveError(
+                f"cell {cell.cell_id}: {len(missing)} of {wanted[name]} frames of archive {name} could not be had, "
+                f"first {missing[0].frame}: {missing[0].detail}; is the server healthy and base_urls right? "
+                "If they are really missing, raise selection.max_missing_fraction"
+            )
 
 
 def _paths(exposure: Exposure, frame: FrameId, survey: SurveyConfig) -> tuple[str, str, str]:
@@ -214,7 +246,8 @@ def _fetch(
         planes = archive.fetch(exposure.archive, planes_path)
         files.append(planes)
     except NotInArchive as error:
-        notes = (Skip("no-mask", f"cut without mask planes: {error}", frame=str(frame)),)
+        detail = SERVER_ADDRESS.sub("", f"cut without mask planes: {error}")
+        notes = (Skip("no-mask", detail, frame=str(frame)),)
     job = FrameJob(exposure.archive, image_path, frame, image, table, planes, targets, survey.thumbnails)
     return job, notes, sum(file.n_bytes for file in files if not file.from_cache)
 
@@ -225,6 +258,7 @@ def _collect(outcome: _Outcome, survey: SurveyConfig, harvest: _Harvest) -> None
     harvest.bytes_fetched += outcome.bytes_fetched
     harvest.skips.extend(outcome.skips)
     if outcome.cut is None:
+        harvest.missing.setdefault(outcome.archive, []).extend(outcome.skips)
         return
     kept = 0
     for object_id, record in outcome.cut.records.items():

@@ -38,6 +38,10 @@ class FrameError(PipelineError):
     """A frame or one of its sidecars is corrupt, incomplete or contradicts its own name."""
 
 
+class WorkerDied(PipelineError):
+    """A decoding process ended without an answer (killed, or out of memory)."""
+
+
 class SequenceError(PipelineError):
     """A per-object HDF5 file is missing, corrupt or not of the schema it claims."""
 

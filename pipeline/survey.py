@@ -119,6 +119,9 @@ class SelectionConfig(Config):
     """An object this far outside the column edges still gets a (partly covered) thumbnail."""
     min_coverage: float = Field(default=0.5, ge=0, le=1)
     """A thumbnail with a smaller part on the frame is skipped and counted."""
+    max_missing_fraction: float = Field(default=0.5, ge=0, le=1)
+    """Frames that an archive lacks or spoils are skipped and counted; if they are more than this part of a cell's
+    frames of that archive, the archive is taken to be out of order and the cell fails."""
 
 
 class ThumbnailConfig(Config):

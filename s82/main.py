@@ -6,7 +6,11 @@ Words are imported only when used, so that `s82 build` needs no torch and `s82 m
 from __future__ import annotations
 
 import importlib
+import multiprocessing
+import os
+import signal
 import sys
+from types import FrameType
 
 import click
 
@@ -34,7 +38,12 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in WORDS:
             return None
-        module = importlib.import_module(f"s82.words.{cmd_name.replace('-', '_')}")
+        try:
+            module = importlib.import_module(f"s82.words.{cmd_name.replace('-', '_')}")
+        except ModuleNotFoundError as error:
+            raise click.ClickException(
+                f"`s82 {cmd_name}` needs the package {error.name}: pip install 'stripe82-convention[all]'"
+            ) from error
         command: click.Command = module.command
         return command
 
@@ -49,8 +58,15 @@ def cli() -> None:
     """From the SDSS Stripe 82 archive to a trained ConvEntion."""
 
 
+def entry() -> None:
+    """The console script: `main`, with Ctrl-C and SIGTERM meaning stop, now."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    main()
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: exit code 0 only when what was asked holds; 1 with one line on stderr when it cannot be had."""
+    """Run one word: exit code 0 only when what was asked holds; 1 with one line on stderr when it cannot be had."""
     try:
         cli.main(args=arguments, standalone_mode=False)
     except click.ClickException as error:
@@ -64,6 +80,22 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    """Leave at once, children first.
+
+    Whatever lies on disk is whole at any moment, and the next run continues from it. An orderly exit would
+    wait for running cells and for an embedded Prefect server that the same Ctrl-C has ended already.
+    """
+    click.echo("\nstopped; finished work is kept, the same command continues it", err=True)
+    for child in multiprocessing.active_children():
+        child.kill()
+    prefect = sys.modules.get("prefect.server.api.server")
+    for server in list(getattr(getattr(prefect, "SubprocessASGIServer", None), "_instances", {}).values()):
+        if process := getattr(server, "server_process", None):
+            process.terminate()
+    os._exit(128 + number)
 
 
 def _is_ours(error: BaseException) -> bool:

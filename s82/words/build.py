@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from flows.build import build_dataset
+from pipeline.survey import load_survey
 from s82.output import as_json, root_option, show
 
 
@@ -18,5 +18,8 @@ from s82.output import as_json, root_option, show
 @as_json
 def command(survey: str, root: str, archive_root: str | None, workers: int | None, as_json: bool) -> None:
     """Build every object's image sequence and publish them as one dataset version."""
+    load_survey(survey).with_root(archive_root)  # say what is wrong with it before Prefect takes its ten seconds
+    from flows.build import build_dataset
+
     published = build_dataset(survey=survey, root=Path(root), archive_root=archive_root, workers=workers)
     show(published.model_dump(mode="json"), as_json=as_json)

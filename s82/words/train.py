@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from flows.train import train_model
+from model.config import preset as preset_of
+from pipeline.manifest import open_dataset
 from s82.output import as_json, show
 
 
@@ -27,6 +28,8 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
         place = changes
         for part in parts:
             place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise click.BadParameter(f"{setting!r}: {part} was set to {place!r} before", param_hint="--set")
         place[name] = value
     return changes
 
@@ -42,5 +45,10 @@ def command(
     dataset: Path, run: Path, preset: str, settings: tuple[str, ...], folds: tuple[int, ...], as_json: bool
 ) -> None:
     """Step 1: train on the photometrically typed objects of DATASET into the run directory RUN."""
-    result = train_model(dataset, run, model=preset, changes=parse_settings(settings), folds=list(folds) or None)
+    changes = parse_settings(settings)
+    preset_of(preset).updated(**changes)  # say what is wrong before Prefect takes its ten seconds
+    open_dataset(dataset)
+    from flows.train import train_model
+
+    result = train_model(dataset, run, model=preset, changes=changes, folds=list(folds) or None)
     show(result.model_dump(mode="json"), as_json=as_json)
