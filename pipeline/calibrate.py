@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from io import BytesIO
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import sep
@@ -21,8 +21,8 @@ from scipy import ndimage
 
 from pipeline.astrometry import AsTrans
 from pipeline.bands import BANDS
-from pipeline.compressed import read_bytes
 from pipeline.errors import FrameError
+from pipeline.fitsfile import open_fits
 from pipeline.naming import FrameId
 
 EXPOSURE_S = 53.907456
@@ -59,6 +59,21 @@ class FieldCalibration:
     """The full solution, where the table has it in double precision (tsField)."""
 
 
+_LARGEST: Final = float(np.finfo(np.float32).max)
+_ABOVE_ZERO: Final = float(np.finfo(np.float32).tiny)
+_LIMITS: Final = {
+    "gain_e_per_count": ("gain", _ABOVE_ZERO, _LARGEST),
+    "dark_variance_counts2": ("dark_variance", 0.0, _LARGEST),
+    "nmgy_per_count": ("zero point (nmgypercount, or aa and kk)", _ABOVE_ZERO, _LARGEST),
+    "psf_fwhm_arcsec": ("psf_width", _ABOVE_ZERO, _LARGEST),
+    "sky_nmgy_arcsec2": ("sky", -_LARGEST, _LARGEST),
+    "airmass": ("airmass", -_LARGEST, _LARGEST),
+    "quality": ("quality", 0, 255),
+    "mjd_tai_row0": ("mjd", -_LARGEST, _LARGEST),
+}
+"""Column, least and largest value of each field that a build can use; all must fit the types of the dataset."""
+
+
 def read_calibration(path: Path, frame: FrameId) -> FieldCalibration:
     """Read the row of `frame` from its photoField (DR8+) or tsField (DR7) table.
 
@@ -67,14 +82,22 @@ def read_calibration(path: Path, frame: FrameId) -> FieldCalibration:
     FrameError
         The table is unreadable, belongs to another run, camcol or rerun, or lacks the field or a column.
     """
-    try:
-        with fits.open(BytesIO(read_bytes(path))) as hdus:
-            if frame.layout == "sas-dr8":
-                return _photofield(hdus[1].data, frame, path)
+    with open_fits(path, f"a readable calibration table of frame {frame}") as hdus:
+        if frame.layout == "sas-dr8":
+            calibration = _photofield(hdus[1].data, frame, path)
+        else:
             _check_header(hdus[0].header, frame, path)
-            return _tsfield(hdus[0].header, hdus[1].data, frame, path)
-    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise FrameError(f"{path.name} is not a readable calibration table of frame {frame}: {error}") from error
+            calibration = _tsfield(hdus[0].header, hdus[1].data, frame, path)
+        _check_values(calibration, frame, path)
+        return calibration
+
+
+def _check_values(calibration: FieldCalibration, frame: FrameId, path: Path) -> None:
+    """Refuse what cannot be measured: the survey writes -9999 or 0 where it has no value."""
+    for name, (column, least, most) in _LIMITS.items():
+        value = getattr(calibration, name)
+        if not least <= value <= most:  # NaN is refused too
+            raise FrameError(f"{path.name}: {column} of frame {frame} is {value}, expected {least:.3g} to {most:.3g}")
 
 
 def _check_header(header: fits.Header, frame: FrameId, path: Path) -> None:

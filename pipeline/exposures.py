@@ -9,8 +9,8 @@ Shapes: N exposures; 5 bands in the order u g r i z.
 from __future__ import annotations
 
 import io
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -18,13 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 from astropy.io import fits
-from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
 from pipeline.archive import Archive
 from pipeline.bands import BANDS
-from pipeline.compressed import read_bytes
 from pipeline.errors import ArchiveError, ExposureIndexError, FrameError
+from pipeline.fitsfile import open_fits
 from pipeline.naming import photofield_path, tsfield_path
 from pipeline.survey import PhotoFieldIndex, SkyServerIndex, SurveyConfig, TsFieldIndex
 from pipeline.transfer import SERVER_LIMIT, first_words
@@ -191,16 +190,14 @@ def _index_of_table(table: pa.Table, archive: str) -> ExposureIndex:
 
 def _from_photofield(source: PhotoFieldIndex, archive: Archive, path: str) -> ExposureIndex:
     """All fields of one run and camcol, from its DR8+ photoField table."""
-    header, rows = _read_fits_table(archive, source.archive, path)
-    try:
+    with _fetched_fits(archive, source.archive, path, "a photoField table") as hdus:
+        header, rows = hdus[0].header, hdus[1].data
         keys: dict[str, NDArray[Any]] = {name: np.asarray(rows[name]).astype(np.int32) for name in _KEYS}
         return ExposureIndex(
             archive=np.full(len(rows), source.archive),
             **keys,
             **_common_columns(header, rows, f_name="ff"),
         )
-    except (KeyError, ValueError) as error:
-        raise ExposureIndexError(f"{path} is not a photoField table: {error}") from error
 
 
 def _from_tsfield(
@@ -208,8 +205,8 @@ def _from_tsfield(
 ) -> ExposureIndex:
     """One field, from its DR7 tsField table."""
     path = tsfield_path(run, rerun, camcol, field)
-    header, rows = _read_fits_table(archive, source.archive, path)
-    try:
+    with _fetched_fits(archive, source.archive, path, "the tsField table of that field") as hdus:
+        header, rows = hdus[0].header, hdus[1].data
         found = (int(header["RUN"]), int(header["RERUN"]), int(header["CAMCOL"]), int(rows["field"][0]))
         if found != (run, rerun, camcol, field):
             raise ValueError(f"it says run, rerun, camcol, field = {found}")
@@ -220,8 +217,6 @@ def _from_tsfield(
             **keys,
             **_common_columns(header, rows, f_name="f"),
         )
-    except (KeyError, ValueError, IndexError) as error:
-        raise ExposureIndexError(f"{path} is not the tsField table of that field: {error}") from error
 
 
 def _common_columns(header: fits.Header, rows: fits.FITS_rec, *, f_name: str) -> dict[str, NDArray[Any]]:
@@ -245,17 +240,13 @@ def _common_columns(header: fits.Header, rows: fits.FITS_rec, *, f_name: str) ->
     }
 
 
-def _read_fits_table(archive: Archive, archive_name: str, path: str) -> tuple[fits.Header, fits.FITS_rec]:
-    """Primary header and first table; a corrupt file is dropped from the cache."""
+@contextmanager
+def _fetched_fits(archive: Archive, archive_name: str, path: str, what: str) -> Iterator[fits.HDUList]:
+    """The HDUs of an archive's file; one that turns out not to be `what` is dropped from the cache."""
     file = archive.fetch(archive_name, path).path
     try:
-        with (
-            warnings.catch_warnings(action="error", category=AstropyUserWarning),  # says so of a truncated file
-            fits.open(io.BytesIO(read_bytes(file)), memmap=False) as hdus,
-        ):
-            return hdus[0].header, hdus[1].data
-    except (FrameError, AstropyUserWarning, OSError, IndexError, TypeError, ValueError, fits.VerifyError) as error:
+        with open_fits(file, what) as hdus:
+            yield hdus
+    except FrameError as error:
         archive.discard(archive_name, path)
-        raise ExposureIndexError(
-            f"{path} is not a readable FITS table ({error}); run again to fetch it anew"
-        ) from error
+        raise ExposureIndexError(f"{path}: {error}; run again to fetch it anew") from error

@@ -7,7 +7,6 @@ fpC data model (https://classic.sdss.org/dr7/dm/flatFiles/fpC.html).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Final, Literal
 
@@ -19,8 +18,8 @@ from numpy.typing import NDArray
 from pipeline.astrometry import AsTrans, HeaderSolution, Solution
 from pipeline.bands import FRAME_MINUS_FIELD
 from pipeline.calibrate import FieldCalibration, ZeropointSource, read_calibration, sky_counts, variance_nmgy2
-from pipeline.compressed import read_bytes
 from pipeline.errors import FrameError
+from pipeline.fitsfile import open_fits
 from pipeline.masks import read_mask
 from pipeline.naming import FrameId, parse_frame_file
 
@@ -29,6 +28,8 @@ SHAPE: Final = (1489, 2048)
 SECONDS_PER_DAY: Final = 86400.0
 MAX_DISAGREEMENT_PX: Final = 3.0
 """Between header and full astrometry; up to 0.5 px is real."""
+MAX_CLOCK_DIFFERENCE_S: Final = 60.0
+"""Between the header's TAI and the calibration table's; 0.3 s is real."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,30 +89,27 @@ def read_frame(
     frame = parse_frame_file(path.name, rerun=rerun)
     calibration = read_calibration(calibration_path, frame)
     mask_YX = np.zeros(SHAPE, dtype=np.uint8) if mask_path is None else read_mask(mask_path, frame, SHAPE)
-    try:
-        with fits.open(BytesIO(read_bytes(path))) as hdus:
-            _check_identity(hdus, frame, path)
-            counts = _frame_counts if frame.layout == "sas-dr8" else _fpc_counts
-            image_YX, variance_YX, zeropoint_nmgy = counts(hdus, calibration, path)
-            header = hdus[0].header
-            if not np.isfinite(image_YX).all():
-                raise FrameError(f"{path.name} holds pixels that are not finite")
-            return Frame(
-                id=frame,
-                image_YX=image_YX,
-                variance_YX=variance_YX,
-                mask_YX=mask_YX,
-                has_mask=mask_path is not None,
-                solution=_solution(hdus, calibration, path, astrometry),
-                tai_row0_s=_row0_tai_s(header, calibration, path),
-                row_clock_s=float(header["C_OBS"]) * 1e-6,
-                exposure_s=float(header["EXPTIME"]),
-                zeropoint_nmgy=zeropoint_nmgy,
-                zeropoint_source=ZeropointSource.FRAME if frame.layout == "sas-dr8" else ZeropointSource.TSFIELD,
-                calibration=calibration,
-            )
-    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise FrameError(f"{path.name} is not a readable SDSS frame: {type(error).__name__}: {error}") from error
+    with open_fits(path, "a readable SDSS frame") as hdus:
+        _check_identity(hdus, frame, path)
+        counts = _frame_counts if frame.layout == "sas-dr8" else _fpc_counts
+        image_YX, variance_YX, zeropoint_nmgy = counts(hdus, calibration)
+        header = hdus[0].header
+        if not (np.isfinite(image_YX).all() and np.isfinite(variance_YX).all()):
+            raise FrameError(f"{path.name} holds pixels whose flux or variance is not finite")
+        return Frame(
+            id=frame,
+            image_YX=image_YX,
+            variance_YX=variance_YX,
+            mask_YX=mask_YX,
+            has_mask=mask_path is not None,
+            solution=_solution(hdus, calibration, path, astrometry),
+            tai_row0_s=_row0_tai_s(header, calibration, path),
+            row_clock_s=_positive(header, "C_OBS", path) * 1e-6,
+            exposure_s=_positive(header, "EXPTIME", path),
+            zeropoint_nmgy=zeropoint_nmgy,
+            zeropoint_source=ZeropointSource.FRAME if frame.layout == "sas-dr8" else ZeropointSource.TSFIELD,
+            calibration=calibration,
+        )
 
 
 def _check_identity(hdus: fits.HDUList, frame: FrameId, path: Path) -> None:
@@ -135,16 +133,16 @@ def _check_identity(hdus: fits.HDUList, frame: FrameId, path: Path) -> None:
 
 
 def _frame_counts(
-    hdus: fits.HDUList, calibration: FieldCalibration, path: Path
+    hdus: fits.HDUList, calibration: FieldCalibration
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
     """DR8+: the image is calibrated; counts are recovered for the noise by inverting calibration and sky."""
     image_YX = hdus[0].data.astype(np.float32)
     nmgy_per_count_X = hdus[1].data.astype(np.float32)
     sky_YX = _frame_sky(hdus[2].data[0])
     if nmgy_per_count_X.shape != (SHAPE[1],) or sky_YX.shape != SHAPE:
-        raise FrameError(f"{path.name}: calibration {nmgy_per_count_X.shape} and sky {sky_YX.shape} do not fit {SHAPE}")
+        raise ValueError(f"calibration {nmgy_per_count_X.shape} and sky {sky_YX.shape} do not fit {SHAPE}")
     if not (nmgy_per_count_X > 0).all():
-        raise FrameError(f"{path.name}: calibration vector is not positive everywhere")
+        raise ValueError("calibration vector is not positive everywhere")
     sky_YX += image_YX / nmgy_per_count_X
     variance_YX = variance_nmgy2(sky_YX, nmgy_per_count_X, calibration)
     return image_YX, variance_YX, float(nmgy_per_count_X[SHAPE[1] // 2])
@@ -166,12 +164,10 @@ def _clamped(position: NDArray[np.float32], size: int) -> tuple[NDArray[np.intp]
 
 
 def _fpc_counts(
-    hdus: fits.HDUList, calibration: FieldCalibration, path: Path
+    hdus: fits.HDUList, calibration: FieldCalibration
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
     """DR7: raw counts above a soft bias, sky still in."""
     counts_YX = hdus[0].data.astype(np.float32) - np.float32(hdus[0].header["SOFTBIAS"])
-    if not calibration.nmgy_per_count > 0:
-        raise FrameError(f"{path.name}: its tsField gives a zero point of {calibration.nmgy_per_count} nMgy per count")
     variance_YX = variance_nmgy2(counts_YX, calibration.nmgy_per_count, calibration)
     image_YX = (counts_YX - sky_counts(counts_YX)) * np.float32(calibration.nmgy_per_count)
     return image_YX, variance_YX, calibration.nmgy_per_count
@@ -187,21 +183,30 @@ def _solution(
         row = hdus[3].data[0]
         full = AsTrans.of_table(float(row["NODE"]), float(row["INCL"]), lambda name: float(row[name.upper()]))
     middle = SHAPE[1] / 2, SHAPE[0] / 2
-    apart = np.subtract(header.world_to_pixel(*full.pixel_to_world(*np.array(middle))), middle)
-    if not np.hypot(*apart) < MAX_DISAGREEMENT_PX:
-        raise FrameError(f"{path.name}: header and astrometric table disagree by {np.hypot(*apart):.1f} px")
+    world = full.pixel_to_world(*np.array(middle))
+    for solution in (header, full):  # a table whose terms are degenerate does not even lead back to where it began
+        apart = np.hypot(*np.subtract(solution.world_to_pixel(*world), middle))
+        if not apart < MAX_DISAGREEMENT_PX:
+            raise FrameError(f"{path.name}: header and astrometric table disagree by {apart:.1f} px")
     return full if astrometry == "full" else header
 
 
 def _row0_tai_s(header: fits.Header, calibration: FieldCalibration, path: Path) -> float:
     """TAI of row 0, from the header, held against the calibration table (they agree to 0.3 s in real files)."""
     tai_s = float(header["TAI"])
-    if abs(tai_s - calibration.mjd_tai_row0 * SECONDS_PER_DAY) > 60:
+    if not abs(tai_s - calibration.mjd_tai_row0 * SECONDS_PER_DAY) <= MAX_CLOCK_DIFFERENCE_S:  # NaN is refused too
         raise FrameError(
             f"{path.name}: header TAI is MJD {tai_s / SECONDS_PER_DAY:.5f}, "
             f"its calibration table says {calibration.mjd_tai_row0:.5f}"
         )
     return tai_s
+
+
+def _positive(header: fits.Header, card: str, path: Path) -> float:
+    value = float(header[card])
+    if not 0 < value < np.inf:
+        raise FrameError(f"{path.name}: its header card {card} is {value}, expected a positive number")
+    return value
 
 
 def _wcs(header: fits.Header) -> WCS:

@@ -6,7 +6,6 @@ spans (y, x1, x2), big-endian 16-bit, both ends included, relative to (row0, col
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 from typing import Final
 
@@ -14,8 +13,8 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from pipeline.compressed import read_bytes
 from pipeline.errors import FrameError
+from pipeline.fitsfile import open_fits
 from pipeline.naming import FrameId
 from pipeline.sequences import MaskBit
 
@@ -30,12 +29,9 @@ def read_mask(path: Path, frame: FrameId, shape: tuple[int, int]) -> NDArray[np.
     FrameError
         The file is corrupt, of another frame or of another image size.
     """
-    try:
-        with fits.open(BytesIO(read_bytes(path))) as hdus:
-            _check_identity(hdus[0].header, frame, shape, path)
-            return _paint(hdus, shape)
-    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise FrameError(f"{path.name} is not a readable mask of frame {frame}: {error}") from error
+    with open_fits(path, f"a readable mask of frame {frame}") as hdus:
+        _check_identity(hdus[0].header, frame, shape, path)
+        return _paint(hdus, shape)
 
 
 def _check_identity(header: fits.Header, frame: FrameId, shape: tuple[int, int], path: Path) -> None:
@@ -54,7 +50,7 @@ def _paint(hdus: fits.HDUList, shape: tuple[int, int]) -> NDArray[np.uint8]:
             continue
         for y, x1, x2 in _spans(hdus[int(value) + 1].data):
             if 0 <= y < shape[0]:
-                mask_YX[y, max(x1, 0) : x2 + 1] |= np.uint8(bit)
+                mask_YX[y, max(x1, 0) : max(x2 + 1, 0)] |= np.uint8(bit)
     return mask_YX
 
 

@@ -133,9 +133,11 @@ def sequence_path(object_id: str) -> str:
     """Path of an object's HDF5 file inside its dataset, sharded so that no folder grows past 1 % of the objects."""
     check_object_id(object_id)
     number = int(object_id) if object_id.isdecimal() else zlib.crc32(object_id.encode())
-    return f"objects/{number % N_SHARDS:02d}/{object_id}.h5"
+    return f"{OBJECTS_FOLDER}/{number % N_SHARDS:02d}/{object_id}.h5"
 
 
+OBJECTS_FOLDER = "objects"
+LATEST_FILE = "latest"
 MANIFEST_FILE = "manifest.parquet"
 SKIPS_FILE = "skips.parquet"
 FRAMES_FILE = "frames.parquet"
@@ -156,7 +158,7 @@ def building_dir(root: Path, survey: str, version: str) -> Path:
 
 def latest_pointer(root: Path, survey: str) -> Path:
     """Text file that names the newest published version."""
-    return root / "datasets" / survey / "latest"
+    return root / "datasets" / survey / LATEST_FILE
 
 
 def cache_dir(root: Path) -> Path:
