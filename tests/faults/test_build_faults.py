@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.cells import CellProgress
 from pipeline.errors import ArchiveError, CatalogError, DatasetError
 from pipeline.manifest import SKIPS_FILE, Dataset, verify_dataset
 from pipeline.sequences import COLUMNS
+from pipeline.simulate.faults import FaultKind
 from pipeline.simulate.server import ArchiveServer, Fault
 from tests.faults.conftest import build
 
@@ -155,14 +157,39 @@ def test_a_catalogue_that_is_none_stops_the_build_before_anything_is_written(
     assert not (tmp_path / "root" / "datasets").exists()
 
 
-def test_a_dead_server_fails_the_cell_and_publishes_nothing(tiny_archive: Path, tmp_path: Path) -> None:
-    """An outage is not a reason to leave frames out: the build stops and can be run again."""
+@pytest.mark.parametrize("kind", ["reset", "html", "not_found"])
+def test_an_archive_that_is_out_of_order_is_no_reason_to_leave_frames_out(
+    clean: Dataset, tiny_archive: Path, tmp_path: Path, kind: FaultKind
+) -> None:
+    """The cell fails, nothing is published or remembered, and the healthy archive then gives the whole dataset."""
     with (
-        ArchiveServer(tiny_archive, faults=[Fault("/das/*/fpC-*", "reset", times=10_000)]) as server,
-        pytest.raises(ArchiveError),
+        ArchiveServer(tiny_archive, faults=[Fault("/das/*/fpC-*", kind, times=10_000)]) as server,
+        pytest.raises(ArchiveError, match=r"fpC-|archive das"),
     ):
         build(server.url, tmp_path)
     assert not list(tmp_path.glob("datasets/tiny/[!.]*/manifest.parquet"))
+    if kind != "reset":
+        with ArchiveServer(tiny_archive) as server:
+            assert build(server.url, tmp_path).info.content_hash == clean.info.content_hash
+
+
+def test_a_frame_that_two_cells_miss_counts_once(tiny_archive: Path, tmp_path: Path) -> None:
+    """And its reason names neither server nor history, so that equal inputs leave equal bytes."""
+    with ArchiveServer(tiny_archive, faults=[Fault(FPC.format(band="g"), "not_found", times=99)]) as server:
+        dataset = build(server.url, tmp_path, cell_width_deg=0.06)
+    assert len(set(dataset.table("manifest.parquet").column("cell").to_pylist())) > 1
+    (skip,) = details(dataset, "not-in-archive")
+    assert "127.0.0.1" not in skip["detail"]
+
+
+def test_a_published_dataset_that_lost_a_file_is_not_called_done(
+    tiny_archive: Path, clean: Dataset, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(clean.path.parents[2], root)
+    next((root / "datasets").rglob("*.h5")).unlink()
+    with ArchiveServer(tiny_archive) as server, pytest.raises(DatasetError, match="move it away and build again"):
+        build(server.url, root)
 
 
 class PowerCutError(RuntimeError):
@@ -175,7 +202,7 @@ def test_a_build_cut_off_in_the_middle_ends_the_same_when_run_again(
     """Nothing shows before it is whole; finished cells are not built twice; the end is the undisturbed dataset."""
     seen: set[str] = set()
 
-    def cut_off(progress) -> None:  # type: ignore[no-untyped-def]
+    def cut_off(progress: CellProgress) -> None:
         seen.add(progress.cell_id)
         if len(seen) == 2:
             raise PowerCutError
@@ -185,7 +212,12 @@ def test_a_build_cut_off_in_the_middle_ends_the_same_when_run_again(
             build(server.url, tmp_path, cut_off, cell_width_deg=0.06)
         assert not list(tmp_path.glob("datasets/tiny/[!.]*/manifest.parquet"))
         redone: set[str] = set()
-        dataset = build(server.url, tmp_path, lambda progress: redone.add(progress.cell_id), cell_width_deg=0.06)
+
+        def note(progress: CellProgress) -> None:
+            if progress.frames_done < progress.frames_total:  # a finished cell tells only that it is
+                redone.add(progress.cell_id)
+
+        dataset = build(server.url, tmp_path, note, cell_width_deg=0.06)
     assert len(redone) < len({*seen, *redone})
     assert_rest_is_untouched(dataset, clean, lost=set())
     assert verify_dataset(dataset.path) == []
