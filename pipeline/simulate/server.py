@@ -1,7 +1,7 @@
 """A small HTTP server for an archive tree, real or simulated, on this machine only.
 
-Static files with what a careful downloader relies on (Range, If-Range, ETag, Last-Modified, HEAD,
-keep-alive), SkyServer's SQL page, a log of requests, and faults on request.
+Static files with what a careful downloader relies on (ETag, Last-Modified and the conditions on them,
+Range, HEAD, keep-alive), SkyServer's SQL page, a log of requests, and faults on request.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.utils import formatdate, parsedate_to_datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,7 +30,7 @@ from pipeline.simulate.faults import Fault, FaultPlan
 from pipeline.simulate.skyserver import SQL_PATH, SqlError, select_as_csv
 
 CHUNK: Final = 1 << 18
-_RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE: Final = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")  # no file has 10^18 bytes: more digits are nonsense
 _TYPES: Final = {
     ".gz": "application/gzip",
     ".bz2": "application/x-bzip2",
@@ -77,7 +78,7 @@ class ArchiveServer:
     @property
     def url(self) -> str:
         """Base URL without a trailing slash."""
-        return f"http://127.0.0.1:{self._http.server_port}"
+        return self._http.url
 
     @property
     def requests(self) -> list[Request]:
@@ -97,8 +98,8 @@ class ArchiveServer:
         self._thread.join()
 
 
-def serve_forever(root: Path, port: int) -> None:
-    """Serve the tree until Ctrl-C.
+def serve_forever(root: Path, port: int, ready: Callable[[str], None] | None = None) -> None:
+    """Serve the tree until Ctrl-C; `ready` gets the base URL, without a trailing slash, once connections are accepted.
 
     Raises
     ------
@@ -106,6 +107,8 @@ def serve_forever(root: Path, port: int) -> None:
         `root` is not a folder, or the port cannot be had.
     """
     with _open(root, FaultPlan(), port) as http, suppress(KeyboardInterrupt):
+        if ready is not None:
+            ready(http.url)
         http.serve_forever()
 
 
@@ -129,6 +132,10 @@ class _Http(ThreadingHTTPServer):
         self.faults = faults
         self.lock = threading.Lock()
         self.log: list[Request] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that went away is no error of the server's: the log has the request."""
@@ -209,19 +216,18 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(path, HTTPStatus.OK, {"Content-Type": "text/csv"}, _Body(len(content), content), fault)
 
     def _file(self, path: str, fault: Fault | None) -> None:
-        target = (self.server.root / path.lstrip("/")).resolve() if "\0" not in path else self.server.root
-        # After `resolve` neither '..' nor a symbolic link can lead out of the tree unseen.
-        if not target.is_relative_to(self.server.root) or not target.is_file():
+        target = _find(self.server.root, path)
+        if target is None:
             return self._refuse(path, HTTPStatus.NOT_FOUND)
         state = target.stat()
         headers = {
-            "Content-Type": _TYPES.get(target.suffix)
-            or mimetypes.guess_type(target.name)[0]
-            or "application/octet-stream",
+            "Content-Type": _content_type(target),
             "ETag": f'"{state.st_mtime_ns:x}-{state.st_size:x}"',
             "Last-Modified": formatdate(state.st_mtime, usegmt=True),
             "Accept-Ranges": "bytes",
         }
+        if self._is_known(headers):
+            return self._send(path, HTTPStatus.NOT_MODIFIED, headers, _Body(0, b""))
         span = self._wanted_range(state.st_size, headers)
         if span is None:
             return self._send(path, HTTPStatus.OK, headers, _Body(state.st_size, path=target), fault)
@@ -233,6 +239,14 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(
             path, HTTPStatus.PARTIAL_CONTENT, headers, _Body(stop - start, path=target, start=start), fault
         )
+
+    def _is_known(self, headers: dict[str, str]) -> bool:
+        """Whether the client's copy is still the file (RFC 9110, 13.1.2 and 13.1.3: a tag counts more than a date)."""
+        tags = self.headers.get("If-None-Match")
+        if tags is not None:
+            return bool({"*", headers["ETag"]} & {tag.strip().removeprefix("W/") for tag in tags.split(",")})
+        since, changed = _date(self.headers.get("If-Modified-Since")), _date(headers["Last-Modified"])
+        return since is not None and changed is not None and changed <= since
 
     def _wanted_range(self, size: int, headers: dict[str, str]) -> tuple[int, int] | None:
         """(start, stop) of a byte range (RFC 9110, 14.2); None for the whole file; start ≥ stop: cannot be met."""
@@ -253,10 +267,8 @@ class _Handler(BaseHTTPRequestHandler):
             return True
         if condition.startswith('"'):
             return condition == headers["ETag"]
-        try:
-            return parsedate_to_datetime(condition) == parsedate_to_datetime(headers["Last-Modified"])
-        except ValueError:
-            return False
+        date = _date(condition)
+        return date is not None and date == _date(headers["Last-Modified"])
 
     def _send(
         self, path: str, status: HTTPStatus, headers: dict[str, str], body: _Body, fault: Fault | None = None
@@ -264,7 +276,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(body.size))
+        if status != HTTPStatus.NOT_MODIFIED:  # there it would be the size of the file that is not sent
+            self.send_header("Content-Length", str(body.size))
         self.end_headers()
         sent = 0
         try:
@@ -292,8 +305,27 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.log.append(request)
 
 
-def _content_type(name: str) -> str:
-    return _TYPES.get(Path(name).suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
+def _find(root: Path, path: str) -> Path | None:
+    """The file that `path` of a URL means; None where there is none inside the tree."""
+    try:
+        target = (root / path.lstrip("/")).resolve()
+        # After `resolve` neither '..' nor a symbolic link can lead out of the tree unseen.
+        return target if target.is_relative_to(root) and target.is_file() else None
+    except (OSError, ValueError):  # a name too long, or with a null byte: no file has it
+        return None
+
+
+def _content_type(file: Path) -> str:
+    return _TYPES.get(file.suffix) or mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+
+
+def _date(text: str | None) -> datetime | None:
+    """An HTTP date; None for what is none."""
+    try:
+        date = parsedate_to_datetime(text or "")
+        return date.replace(tzinfo=UTC) if date.tzinfo is None else date
+    except (ValueError, OverflowError):
+        return None
 
 
 def _chunks(body: _Body, length: int) -> Iterable[bytearray]:

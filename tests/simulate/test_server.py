@@ -93,7 +93,8 @@ def test_any_range_is_that_part_of_the_file(client: httpx.Client, start: int, le
 def test_open_and_suffix_ranges_and_nonsense(client: httpx.Client) -> None:
     assert client.get(FILE, headers={"Range": "bytes=767000-"}).content == BODY[767000:]
     assert client.get(FILE, headers={"Range": "bytes=-5"}).content == BODY[-5:]
-    for ignored in ("bytes=", "bytes=9-3", "lines=1-2", "bytes=0-1,5-6"):
+    absurd = "9" * 5000
+    for ignored in ("bytes=", "bytes=9-3", "lines=1-2", "bytes=0-1,5-6", f"bytes={absurd}-", f"bytes=-{absurd}"):
         assert client.get(FILE, headers={"Range": ignored}).status_code == 200
 
 
@@ -103,8 +104,27 @@ def test_a_resumed_download_notices_that_the_file_has_changed(client: httpx.Clie
     resume = {"Range": "bytes=100-"}
     assert client.get(FILE, headers={**resume, "If-Range": etag}).status_code == 206
     assert client.get(FILE, headers={**resume, "If-Range": date}).status_code == 206
-    for stale in ('"other"', "Mon, 01 Jan 2001 00:00:00 GMT", "not a date"):
+    for stale in ('"other"', "Mon, 01 Jan 2001 00:00:00 GMT", "not a date", f"Mon, 01 Jan {'9' * 30} 00:00:00 GMT"):
         assert client.get(FILE, headers={**resume, "If-Range": stale}).status_code == 200
+
+
+def test_a_file_that_the_client_has_is_not_sent_again(client: httpx.Client) -> None:
+    """RFC 9110, 13.1: If-None-Match, and If-Modified-Since where there is no tag."""
+    whole = client.get(FILE)
+    etag, date = whole.headers["etag"], whole.headers["last-modified"]
+    later = "Fri, 31 Dec 9999 23:59:59 GMT"
+    for known in ({"If-None-Match": etag}, {"If-None-Match": f'"x", W/{etag}'}, {"If-None-Match": "*"}):
+        answer = client.get(FILE, headers={**known, "Range": "bytes=0-9"})
+        assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", etag)
+        assert "content-length" not in answer.headers
+    assert client.get(FILE, headers={"If-Modified-Since": date}).status_code == 304
+    assert client.get(FILE, headers={"If-Modified-Since": later}).status_code == 304
+    for stale in (
+        {"If-None-Match": '"other"', "If-Modified-Since": later},
+        {"If-Modified-Since": "Mon, 01 Jan 2001 00:00:00 GMT"},
+        {"If-Modified-Since": "not a date"},
+    ):
+        assert client.get(FILE, headers=stale).content == BODY
 
 
 @pytest.mark.parametrize(
@@ -120,6 +140,7 @@ def test_a_resumed_download_notices_that_the_file_has_changed(client: httpx.Clie
         "/das",
         "/",
         "/%00",
+        "/" + "a" * 300,
         "/nothing/here",
     ],
 )
@@ -191,8 +212,9 @@ def test_faults_happen_as_often_as_asked_and_where_asked(tree: Path) -> None:
         assert len(spoilt) == len(BODY)
         assert sum(a != b for a, b in zip(spoilt, BODY, strict=True)) == 1
         assert http.get(FILE).content == BODY
-        assert [request.status for request in server.requests] == [200, 503, 503, 404, 200, 200, 200]
-        assert server.requests[-1] == Request("GET", FILE, 200, len(BODY), None)
+        log = _log_of(server, 7)
+        assert [request.status for request in log] == [200, 503, 503, 404, 200, 200, 200]
+        assert log[-1] == Request("GET", FILE, 200, len(BODY), None)
 
 
 def test_truncated_reset_and_slow_answers(tree: Path) -> None:
@@ -205,7 +227,7 @@ def test_truncated_reset_and_slow_answers(tree: Path) -> None:
         started = time.monotonic()
         assert http.get(FILE).content == BODY
         assert time.monotonic() - started >= 0.3
-        assert [(request.status, request.n_bytes) for request in server.requests] == [
+        assert [(request.status, request.n_bytes) for request in _log_of(server, 3)] == [
             (200, len(BODY) // 2),
             (0, 0),
             (200, len(BODY)),
@@ -220,30 +242,27 @@ def test_what_cannot_be_served_is_said(server: ArchiveServer, tree: Path, tmp_pa
         serve_forever(tree, taken)
 
 
-def test_serve_forever_ends_quietly_on_ctrl_c(tree: Path) -> None:
+def test_serve_forever_says_where_it_is_and_ends_quietly_on_ctrl_c(tree: Path) -> None:
     code = "import sys; from pathlib import Path; from pipeline.simulate.server import serve_forever\n"
-    code += "serve_forever(Path(sys.argv[1]), int(sys.argv[2]))"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-c", code, str(tree), str(port)], stderr=subprocess.PIPE)
+    code += "serve_forever(Path(sys.argv[1]), 0, lambda url: print(url, flush=True))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tree)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
-        _wait_for(port)
-        assert httpx.get(f"http://127.0.0.1:{port}{FILE}").status_code == 200
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert httpx.get(url + FILE).status_code == 200
         os.kill(process.pid, signal.SIGINT)
         _, complaints = process.communicate(timeout=10)
-        assert (process.returncode, complaints) == (0, b"")
+        assert (process.returncode, complaints) == (0, "")
     finally:
         process.kill()
         process.wait()
 
 
-def _wait_for(port: int) -> None:
-    for _ in range(200):
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise AssertionError("the server did not start")
+def _log_of(server: ArchiveServer, n_requests: int) -> list[Request]:
+    """The log, once it has that many lines: a request gets its line just after the client has its answer."""
+    deadline = time.monotonic() + 5
+    while len(server.requests) < n_requests and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return server.requests
