@@ -110,7 +110,9 @@ class Archive:
         patience = replace(self._patience, attempts=config.attempts, max_connections=config.max_connections)
         urls = [full_url(base + quote(path)) for base in config.base_urls]
         place = self._place(archive_name, path)
-        terms = Terms(int(config.max_file_mb * 1e6), config.timeout_s, check_magic(place.name))
+        terms = Terms(
+            int(config.max_file_mb * 1e6), config.timeout_s, check_magic(place.name), config.min_kb_per_s * 1e3
+        )
         try:
             return self._fetch(urls, place, terms, patience)
         except NotInArchive:

@@ -10,7 +10,7 @@ import email.utils
 import hashlib
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,7 @@ SERVER_LIMIT: Final = "Response Buffer Limit Exceeded"
 """What SkyServer's web server says of a query with too many rows: asking again gives the same."""
 _MAY_PASS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
+_LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,9})?")  # a fraction is against the RFC, and harmless
 
 Check = Callable[[bytes], str]
@@ -53,8 +54,16 @@ class Terms:
     """Longest wait for a connection or for the next bytes."""
     check: Check
     """Looks at the first bytes."""
+    min_bytes_per_s: float = 5e3
+    """A server that sends less on the average is given up on, lest a drip hold a build for ever."""
+    patience_s: float = 60
+    """Every download may take that long, however small it is."""
     known: Origin | None = None
     """The copy at hand, if any: only a newer one is asked for."""
+
+    def time_limit_s(self, n_bytes: int) -> float:
+        """Longest time for a whole body of that size."""
+        return max(self.patience_s, n_bytes / self.min_bytes_per_s)
 
 
 class Transient(Exception):
@@ -88,7 +97,7 @@ def download(client: httpx.Client, url: str, target: Path, terms: Terms) -> Orig
     NotModified
         304: the server says that `terms.known` is still the file.
     Transient
-        Connection trouble, 429 or 5xx, a truncated body, or a file of another kind (an outage page).
+        Connection trouble, 429 or 5xx, a truncated or too slow body, or a file of another kind (an outage page).
     NotInArchive
         404 or 410.
     BadPayload
@@ -100,7 +109,7 @@ def download(client: httpx.Client, url: str, target: Path, terms: Terms) -> Orig
         with client.stream("GET", url, headers=_conditions(url, terms.known), timeout=terms.timeout_s) as response:
             if response.status_code == httpx.codes.NOT_MODIFIED and terms.known:
                 raise NotModified(url, terms.known)
-            _check_status(response, url)
+            _check_status(response, url, terms)
             sha256, n_bytes = _save_body(response, url, target, terms)
     except (httpx.TooManyRedirects, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
         raise ArchiveError(f"{url} leads nowhere: {error}; check the archive's base URL") from error
@@ -120,13 +129,13 @@ def _conditions(url: str, known: Origin | None) -> dict[str, str]:
     return {name: value for name, value in conditions.items() if value}
 
 
-def _check_status(response: httpx.Response, url: str) -> None:
+def _check_status(response: httpx.Response, url: str, terms: Terms) -> None:
     status = response.status_code
     if status in (404, 410):
         raise NotInArchive(f"{url} does not exist (status {status})")
     if status == httpx.codes.OK:
         return
-    body = next(response.iter_raw(2048), b"")
+    body = next(_blocks(response, url, 2048, terms.patience_s), b"")
     words = SERVER_LIMIT if SERVER_LIMIT.encode() in body else first_words(body)
     error = ArchiveError(f"{url} answered with status {status}: {words}")
     if status in _MAY_PASS and words != SERVER_LIMIT:
@@ -141,19 +150,20 @@ def _retry_after_s(response: httpx.Response) -> float | None:
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError, OSError):  # the last two: a date that no clock can show
         return None
 
 
 def _save_body(response: httpx.Response, url: str, target: Path, terms: Terms) -> tuple[str, int]:
     """Write the body as it lies in the archive (no transport decoding); give its sha256 and size."""
-    announced = response.headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > terms.max_bytes:
+    announced = _announced_bytes(response)
+    if announced is not None and announced > terms.max_bytes:
         raise BadPayload(f"{url} announces {announced} bytes, more than the {terms.max_bytes} allowed")
+    limit_s = terms.time_limit_s(terms.max_bytes if announced is None else announced)
     digest, n_bytes = hashlib.sha256(), 0
     try:
         with target.open("wb") as file:
-            for chunk in response.iter_raw(CHUNK_BYTES):
+            for chunk in _blocks(response, url, CHUNK_BYTES, limit_s):
                 if n_bytes == 0 and (wrong := terms.check(chunk)):
                     error = BadPayload(f"{url} gave {wrong}")
                     raise error if SERVER_LIMIT in wrong else Transient(error)
@@ -167,6 +177,30 @@ def _save_body(response: httpx.Response, url: str, target: Path, terms: Terms) -
     if n_bytes == 0:
         raise Transient(BadPayload(f"{url} gave an empty file"))
     return digest.hexdigest(), n_bytes
+
+
+def _announced_bytes(response: httpx.Response) -> int | None:
+    """Content-Length; None where the server does not say."""
+    value = response.headers.get("content-length", "")
+    return int(value) if _LENGTH.fullmatch(value) else None
+
+
+def _blocks(response: httpx.Response, url: str, n_bytes: int, limit_s: float) -> Iterator[bytes]:
+    """The body in blocks of at least `n_bytes` (the last has the rest), as it lies on the server.
+
+    `iter_raw(n_bytes)` would wait for a whole block before anybody could look at the clock.
+    """
+    block, n_seen, started = bytearray(), 0, time.monotonic()
+    for piece in response.iter_raw():
+        block += piece
+        n_seen += len(piece)
+        if time.monotonic() - started > limit_s:
+            raise Transient(ArchiveError(f"{url} is too slow: {n_seen} bytes in {limit_s:.0f} s"))
+        if len(block) >= n_bytes:
+            yield bytes(block)
+            block.clear()
+    if block:
+        yield bytes(block)
 
 
 def check_magic(name: str) -> Check:

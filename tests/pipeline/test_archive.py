@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from email.utils import formatdate
 from pathlib import Path
 
+import httpx
 import pytest
 
 from pipeline.archive import USER_AGENT, Archive, Patience
 from pipeline.errors import ArchiveError, BadPayload, NotInArchive
 from pipeline.simulate.server import ArchiveServer, Fault
 from pipeline.survey import ArchiveConfig
-from pipeline.transfer import SERVER_LIMIT
+from pipeline.transfer import SERVER_LIMIT, Terms, Transient, anything, download
 
 FRAME = gzip.compress(bytes(range(256)) * 4000, mtime=0)
 PATH = "imaging/94/40/corr/1/fpC-000094-r1-0012.fit.gz"
@@ -170,6 +175,64 @@ def test_redirects_are_followed_a_few_times_and_only_over_http(new_server, reply
     assert front.count("/loop.gz") <= 5
 
 
+@pytest.mark.parametrize(
+    "date",
+    [
+        f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT",
+        "Mon, 01 Jan 0001 00:00:00 -0000",
+        f"Mon, 01 Jan 2020 00:00:00 +{'9' * 14}",
+    ],
+)
+def test_a_date_that_no_clock_can_show_is_no_date(server, reply, tmp_path, date):
+    server.script["/" + PATH] = [reply(b"", status=503, headers={"Retry-After": date}), reply(FRAME)]
+    with open_archive(tmp_path, server.url) as archive:
+        assert archive.fetch("das", PATH).n_bytes == len(FRAME)
+
+
+@contextmanager
+def dripping_server(head: bytes) -> Iterator[str]:
+    """The URL of a server that answers `head`, then a byte every 50 ms, without end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            link, _ = listener.accept()
+            with link:
+                link.recv(4096)
+                try:
+                    link.sendall(head)
+                    while True:
+                        link.sendall(b"x")
+                        time.sleep(0.05)
+                except OSError:  # the client has had enough
+                    return
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/file"
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("status", ["200 OK", "503 Service Unavailable"])
+def test_a_server_that_drips_is_given_up_on(tmp_path, status):
+    """Each byte comes within `timeout_s`; without a limit on the whole, a build would hang for days."""
+    terms = Terms(10**6, timeout_s=5, check=anything, min_bytes_per_s=1e7, patience_s=0.3)
+    started = time.monotonic()
+    with (
+        dripping_server(f"HTTP/1.1 {status}\r\nContent-Length: 1000000\r\n\r\n".encode()) as url,
+        httpx.Client(trust_env=False) as client,
+        pytest.raises(Transient, match="too slow"),
+    ):
+        download(client, url, tmp_path / "file", terms)
+    assert time.monotonic() - started < 5
+
+
+def test_the_time_for_a_download_grows_with_its_size():
+    terms = Terms(10**6, timeout_s=30, check=anything, min_bytes_per_s=5e3)
+    assert terms.time_limit_s(1000) == 60
+    assert terms.time_limit_s(64_000_000) == 12_800
+
+
 def test_threads_share_one_download_and_keep_to_the_connection_limit(server, reply, tmp_path):
     paths = [f"imaging/{n}.fit.gz" for n in range(6)]
     for path in paths:
@@ -226,6 +289,20 @@ def test_a_cache_of_another_server_is_asked_about_not_trusted(new_server, reply,
     with open_archive(tmp_path, other.url) as archive, pytest.raises(BadPayload):
         archive.fetch("das", PATH)  # reversed bytes have no gzip magic: the other server's answer was looked at
     assert "if-modified-since" not in other.requests[0][1], "dates of two servers cannot be compared"
+
+
+def test_a_second_server_on_the_same_tree_sends_nothing_again(tmp_path):
+    """As when a demo is run twice: another port, the same files."""
+    (tmp_path / "tree" / PATH).parent.mkdir(parents=True)
+    (tmp_path / "tree" / PATH).write_bytes(FRAME)
+    sent = []
+    for _ in range(2):
+        with ArchiveServer(tmp_path / "tree") as server, open_archive(tmp_path / "cache", server.url + "/") as archive:
+            assert archive.fetch("das", PATH).path.read_bytes() == FRAME
+            while not server.requests:  # a request is logged just after it is answered
+                time.sleep(0.01)
+            sent.append([(request.status, request.n_bytes) for request in server.requests])
+    assert sent == [[(200, len(FRAME))], [(304, 0)]]
 
 
 def test_pages_are_cached_by_query_and_refreshed_cheaply(server, reply, tmp_path):
