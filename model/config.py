@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from model.errors import ModelConfigError
 from pipeline.bands import BANDS, Band
+from pipeline.validation import explain
 
 FOUR_CLASSES: Final = ("AGN", "SNIa", "Variable", "SNOther")
 """Classes of the paper's Table 4."""
@@ -185,7 +186,7 @@ class RunConfig(Config):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            raise ModelConfigError(explain(error)) from error
+            raise ModelConfigError(explain(error, cls)) from error
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -194,11 +195,6 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if nested else value
     return merged
-
-
-def explain(error: ValidationError) -> str:
-    """One clause per wrong key of a pydantic error."""
-    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'configuration'}: {item['msg']}" for item in error.errors())
 
 
 _PAPER: Final = RunConfig(

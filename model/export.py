@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.config import Config, ModelConfig, explain
+from model.config import Config, ModelConfig
 from model.convention import ConvEntion
 from model.data import Normalisation
 from model.describe import build_empty
@@ -21,6 +21,7 @@ from model.errors import WeightsError
 from model.rundir import MODEL_FILE, WEIGHTS_FILE, Step
 from model.seeding import seeded
 from pipeline.atomic import replacing, write_text
+from pipeline.validation import explain
 
 MAX_VALUES: Final = 500_000_000
 """A network with more weights than this is a mistake or an attack."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from model.checkpoint import EpochMetrics, History
-from model.config import Config, RunConfig, explain
+from model.config import Config, RunConfig
 from model.convention import ConvEntion
 from model.data import Loader, Normalisation, Pack, pack_dataset, pick_device
 from model.errors import ModelConfigError, RunError
@@ -31,6 +31,7 @@ from model.train import Examples, Job, ProgressCallback, fit
 from pipeline.atomic import write_text
 from pipeline.errors import DatasetError
 from pipeline.manifest import Dataset, ObjectRow, open_dataset
+from pipeline.validation import explain
 
 log = logging.getLogger(__name__)
 _SOFTWARE: Final = ("stripe82-convention", "torch", "numpy", "scikit-learn", "safetensors")
@@ -219,7 +220,9 @@ def finished_folds(session: Session, step: Step) -> list[int]:
         done = [is_finished(_job(session, fold, m, step).folder) for m in range(session.config.protocol.members)]
         begun = (session.run_dir / f"fold-{fold}").exists()
         if begun and not all(done):
-            raise RunError(f"{session.run_dir}: fold {fold} has not finished {step}: run {step} again, it continues")
+            tried = any(session.run_dir.glob(f"fold-*/member-*/{step}"))
+            hint = f"run {step} again, it continues" if tried else f"run {step} first"
+            raise RunError(f"{session.run_dir}: fold {fold} has not finished {step}: {hint}")
         if begun:
             finished.append(fold)
     if not finished:

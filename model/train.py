@@ -194,11 +194,16 @@ def _record(state: TrainingState, metrics: EpochMetrics, *, keep_best: bool) -> 
     history = state.history
     best = history.metrics[history.best_epoch - 1].validation_loss if history.best_epoch else None
     loss = metrics.validation_loss
-    better = not keep_best or best is None or loss is None or loss < best
+    better = not keep_best or not history.best_epoch or loss is None or _badness(loss) < _badness(best)
     best_epoch = metrics.epoch if better else history.best_epoch
     if better:
         state.best = {name: tensor.detach().clone() for name, tensor in state.network.state_dict().items()}
     state.history = History(metrics=(*history.metrics, metrics), best_epoch=best_epoch)
+
+
+def _badness(loss: float | None) -> float:
+    """The loss for comparison: one that is not finite (None, where a checkpoint kept it) is worse than any that is."""
+    return loss if loss is not None and math.isfinite(loss) else math.inf
 
 
 def _optimizer(network: ConvEntion, config: TrainConfig) -> Optimizer:

@@ -10,7 +10,7 @@ import csv
 import hashlib
 import io
 import itertools
-import math
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping
@@ -24,11 +24,14 @@ from pydantic import Field, ValidationError, model_validator
 from pipeline.errors import CatalogError, ConfigError
 from pipeline.manifest import Skip
 from pipeline.naming import check_object_id
-from pipeline.survey import CatalogConfig, Config, explain
+from pipeline.survey import CatalogConfig, Config
+from pipeline.validation import explain
 
 MAX_BYTES: Final = 256 * 2**20
 """The real master table has 15 MB; anything near this is not an object list."""
 SET_ASIDE: Final = "set-aside"
+_DECIMAL: Final = re.compile(r"[ \t]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t]*")
+"""What other readers of such tables take for a number too; `float` also takes 1_0 and digits of every script."""
 _NULLS: Final = frozenset({"", r"\N", "NA", "NULL", "nan"})
 _ALIASES: Final[Mapping[str, tuple[str, ...]]] = {
     "object id": ("cid", "object_id", "id", "snid"),
@@ -106,7 +109,7 @@ def read_class_map(name_or_path: str) -> ClassMap:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"class map {name_or_path} is not TOML: {error}") from error
     except ValidationError as error:
-        raise ConfigError(f"class map {name_or_path}: {explain(error)}") from error
+        raise ConfigError(f"class map {name_or_path}: {explain(error, ClassMap)}") from error
 
 
 def read_catalog(path: Path, config: CatalogConfig) -> Catalog:
@@ -217,13 +220,12 @@ def _read_row(row: list[str], columns: _Columns, class_map: ClassMap, taken: Con
 
 def _coordinates(ra: str, dec: str) -> tuple[float, float]:
     """Degrees, RA brought to [0, 360); ValueError says which one is no position."""
-    try:
-        ra_deg, dec_deg = float(ra), float(dec)
-    except ValueError:
-        raise ValueError(f"RA {ra[:20]!r}, Dec {dec[:20]!r} are not numbers") from None
-    if not (math.isfinite(ra_deg) and -360 <= ra_deg <= 360):
+    if not (_DECIMAL.fullmatch(ra) and _DECIMAL.fullmatch(dec)):
+        raise ValueError(f"RA {ra[:20]!r}, Dec {dec[:20]!r} are not numbers")
+    ra_deg, dec_deg = float(ra), float(dec)
+    if not -360 <= ra_deg <= 360:
         raise ValueError(f"RA {ra[:20]} is not in [-360, 360] degrees")
-    if not (math.isfinite(dec_deg) and -90 <= dec_deg <= 90):
+    if not -90 <= dec_deg <= 90:
         raise ValueError(f"Dec {dec[:20]} is not in [-90, 90] degrees")
     wrapped = ra_deg % 360
     return (0.0 if wrapped == 360 else wrapped), dec_deg  # -1e-17 % 360 rounds to 360

@@ -2,7 +2,7 @@
 
 A message says what was expected, what was found, where, and what to do. The class says who has to
 act: the user (`ConfigError`, `CatalogError`), the archive (`ArchiveError` and its children), or
-nobody (`FrameError` and `NotCovered` become counted skips in the manifest).
+nobody (`FrameError` becomes a counted skip of the dataset).
 """
 
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.bands import BANDS, Band
 from pipeline.errors import ConfigError
 from pipeline.naming import Layout
+from pipeline.validation import explain
 
 Degrees = Annotated[float, Field(ge=-360, le=360)]
 
@@ -40,9 +41,13 @@ class ArchiveConfig(Config):
     """Where photoObj/ and photo/ are below the base URL (`sas-dr8` only)."""
     max_connections: int = Field(default=4, ge=1, le=16)
     max_file_mb: float = Field(default=64, gt=0)
-    """No archive file is larger; more is a lie or a bomb. Also bounds the decompressed size."""
+    """No file, as it lies in the archive (compressed), is larger; more is a lie or a bomb."""
+    min_kb_per_s: float = Field(default=5, gt=0)
+    """A server that is slower for the whole of a file, and for more than a minute, is given up on and tried again."""
     timeout_s: float = Field(default=30, gt=0)
+    """Longest wait for a connection or for the next bytes."""
     attempts: int = Field(default=4, ge=1)
+    """How often a file is asked for before it counts as not to be had."""
 
 
 class SkyServerIndex(Config):
@@ -81,7 +86,10 @@ class CatalogConfig(Config):
     """Where the object list is and how its labels become classes."""
 
     source: str
-    """File path, or a URL in which `{root}` stands for --archive-root."""
+    """File path, or a URL in which `{root}` stands for --archive-root.
+
+    A relative path counts from the folder of the description, where that was read from a file.
+    """
     format: Literal["sako-master", "list"] = "sako-master"
     """`sako-master`: the SDSS-II SN Survey's master table; `list`: CSV with cid, ra_deg, dec_deg and optional label."""
     class_map: str = "sako2018"
@@ -187,18 +195,26 @@ class SurveyConfig(Config):
         ConfigError
             The survey uses `{root}` and none was given.
         """
-        text = self.model_dump_json()
-        if "{root}" not in text:
+        content = self.model_dump(mode="json")
+        if not _has_root(content):
             return self
         if archive_root is None:
             raise ConfigError(f"survey {self.name!r} has no fixed archive: say where it is with --archive-root URL")
-        return SurveyConfig.model_validate_json(text.replace("{root}", archive_root.rstrip("/")))
+        return SurveyConfig.model_validate(_with_root(content, archive_root.rstrip("/")))
+
+    def beside(self, folder: Path) -> SurveyConfig:
+        """The survey with a relative path of the object list counted from `folder`."""
+        source = self.catalog.source
+        if source.startswith("{root}") or urlsplit(source).scheme or Path(source).is_absolute():
+            return self
+        catalog = self.catalog.model_copy(update={"source": str((folder / source).resolve())})
+        return self.model_copy(update={"catalog": catalog})
 
     def fingerprint(self) -> str:
         """sha256 of what decides the content of a dataset: all but server addresses and patience."""
         content = self.model_dump(mode="json", exclude={"simulation", "title"})
         for archive in content["archives"]:
-            for key in ("base_urls", "max_connections", "timeout_s", "attempts"):
+            for key in ("base_urls", "max_connections", "min_kb_per_s", "timeout_s", "attempts"):
                 del archive[key]
         for source in content["index"]:
             source.pop("url", None)
@@ -216,26 +232,46 @@ def load_survey(name_or_path: str | Path) -> SurveyConfig:
     """
     where, text = _read_description(name_or_path)
     try:
-        content: Mapping[str, Any] = json.loads(text) if where.endswith(".json") else tomllib.loads(text)
-        return SurveyConfig.model_validate(content)
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{where} cannot be parsed: {error}") from error
+        survey = SurveyConfig.model_validate(json.loads(text) if where.endswith(".json") else tomllib.loads(text))
     except ValidationError as error:
-        raise ConfigError(f"{where}: {explain(error)}") from error
+        raise ConfigError(f"{where}: {explain(error, SurveyConfig)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{where} cannot be parsed: it is nested too deeply") from error
+    except ValueError as error:  # TOMLDecodeError and JSONDecodeError are such, and so is a number of 5000 digits
+        raise ConfigError(f"{where} cannot be parsed: {error}") from error
+    return survey.beside(Path(name_or_path).parent) if _is_file_name(name_or_path) else survey
 
 
-def explain(error: ValidationError) -> str:
-    """One line per wrong key of a pydantic error."""
-    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}" for item in error.errors())
+def _has_root(value: Any) -> bool:
+    return bool(_with_root(value, "") != value)
+
+
+def _with_root(value: Any, root: str) -> Any:
+    """Plain data with `{root}` replaced in every string of it."""
+    match value:
+        case str():
+            return value.replace("{root}", root)
+        case list():
+            return [_with_root(item, root) for item in value]
+        case dict():
+            return {key: _with_root(item, root) for key, item in value.items()}
+    return value
+
+
+def _is_file_name(name_or_path: str | Path) -> bool:
+    """Whether this is the path of a description, not the name of one that ships."""
+    return Path(name_or_path).suffix in (".toml", ".json")
 
 
 def _read_description(name_or_path: str | Path) -> tuple[str, str]:
     path = Path(name_or_path)
-    if path.suffix in (".toml", ".json"):
+    if _is_file_name(path):
         try:
             return str(path), path.read_text(encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"cannot read survey description {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"survey description {path} is not UTF-8 text (byte {error.start})") from error
     shipped = files("data_manifest") / "surveys"
     candidate = shipped / f"{name_or_path}.toml"
     if not candidate.is_file():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
-LIGHT_FOR_MODEL = {"pipeline.sequences", "pipeline.manifest", "pipeline.atomic", "pipeline.bands", "pipeline.errors"}
+LIGHT_FOR_MODEL = {f"pipeline.{name}" for name in ("sequences", "manifest", "atomic", "bands", "errors", "validation")}
 
 
 def imports(file: Path) -> set[str]:

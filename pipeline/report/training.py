@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import ReportError
 from pipeline.report.style import ACCENT, CONTRAST, FAINT, INK, PAGE_WIDTH_IN, Picture, picture
-from pipeline.survey import explain
+from pipeline.validation import explain
 
 STEPS: Final = ("train", "fine-tune")
 CONFIG_FILE: Final = "config.json"

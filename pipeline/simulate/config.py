@@ -11,7 +11,8 @@ from pydantic import Field, ValidationError, model_validator
 from pipeline.bands import BANDS, Band
 from pipeline.errors import ConfigError
 from pipeline.naming import Layout
-from pipeline.survey import Config, SurveyConfig, explain
+from pipeline.survey import Config, SurveyConfig
+from pipeline.validation import explain
 
 Label = Literal[
     "AGN", "Variable", "SNIa", "pSNIa", "zSNIa", "SNIa?", "SNII", "pSNII", "zSNII",
