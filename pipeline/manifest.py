@@ -8,7 +8,8 @@ software) and `objects/`. Free of astropy, so that training machines can read it
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,8 +19,16 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.atomic import replacing, write_text
-from pipeline.errors import DatasetError
-from pipeline.naming import DATASET_FILE, FRAMES_FILE, MANIFEST_FILE, SKIPS_FILE, sequence_path
+from pipeline.errors import ConfigError, DatasetError, PipelineError
+from pipeline.naming import (
+    DATASET_FILE,
+    FRAMES_FILE,
+    LATEST_FILE,
+    MANIFEST_FILE,
+    OBJECTS_FOLDER,
+    SKIPS_FILE,
+    sequence_path,
+)
 from pipeline.sequences import SCHEMA_VERSION, Sequence, read_sequence
 
 MANIFEST_SCHEMA: Final = pa.schema(
@@ -66,6 +75,9 @@ FRAMES_SCHEMA: Final = pa.schema(
     ]
 )
 
+TABLES: Final = (MANIFEST_FILE, SKIPS_FILE, FRAMES_FILE)
+_VERSION_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}")
+
 
 @dataclass(frozen=True, slots=True)
 class Skip:
@@ -92,6 +104,8 @@ class DatasetInfo(BaseModel):
     input_hash: str
     content_hash: str
     """sha256 over the sorted (object id, sha256 of its file)."""
+    tables: dict[str, str] = {}
+    """sha256 of each of the Parquet tables, by file name; empty where the software that wrote it did not say."""
     counts: dict[str, int]
     seconds: dict[str, float]
     """Wall time per step."""
@@ -126,8 +140,23 @@ class Dataset:
     objects: tuple[ObjectRow, ...]
 
     def sequence(self, row: ObjectRow) -> Sequence:
-        """Read the object's file. Raises SequenceError when it is missing or damaged."""
-        return read_sequence(self.path / row.file)
+        """Read the object's file.
+
+        Raises
+        ------
+        SequenceError
+            It is missing or damaged.
+        DatasetError
+            It is another object's file, or holds another number of images than the manifest says.
+        """
+        sequence = read_sequence(self.path / row.file)
+        found, expected = (sequence.object_id, len(sequence)), (row.object_id, row.n_images)
+        if found != expected:
+            raise DatasetError(
+                f"{self.path / row.file} is another object's file: object {found[0]} with {found[1]} images, "
+                f"expected {expected[0]} with {expected[1]}"
+            )
+        return sequence
 
     def table(self, file: str) -> pa.Table:
         """One of the Parquet tables of the dataset, whole."""
@@ -135,37 +164,86 @@ class Dataset:
 
 
 def open_dataset(path: str | Path) -> Dataset:
-    """Open a dataset directory.
+    """Open a dataset directory, or the version that a survey's `latest` pointer names.
+
+    Parameters
+    ----------
+    path
+        A published version, the text file `latest` beside it, or the folder that holds both.
 
     Raises
     ------
     DatasetError
         It is not a dataset, is incomplete, or was written by newer software.
     """
-    path = Path(path)
+    path = _version_dir(Path(path))
+    info = _read_info(path)
+    manifest = path / MANIFEST_FILE
+    table = _read_table(manifest)
+    _check_manifest(table, manifest)
+    rows = tuple(ObjectRow(**row) for row in table.select(list(ObjectRow.__dataclass_fields__)).to_pylist())
+    for row in rows:
+        try:
+            expected = sequence_path(row.object_id)
+        except ConfigError as error:
+            raise DatasetError(f"{manifest}: {error}") from error
+        if row.file != expected:
+            raise DatasetError(f"{manifest}: object {row.object_id} points outside its place: {row.file!r}")
+    if len({row.object_id for row in rows}) != len(rows):
+        raise DatasetError(f"{manifest}: an object is there twice")
+    return Dataset(path=path, info=info, objects=rows)
+
+
+def _version_dir(path: Path) -> Path:
+    """Follow a `latest` pointer, whether `path` is the pointer or the folder that holds it."""
+    if path.is_dir() and not (path / DATASET_FILE).exists() and (path / LATEST_FILE).is_file():
+        path = path / LATEST_FILE
+    if path.name != LATEST_FILE or not path.is_file():
+        return path
     try:
-        info = DatasetInfo.model_validate_json((path / DATASET_FILE).read_text(encoding="utf-8"))
+        with path.open("rb") as pointer:
+            version = pointer.read(256).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} does not name a dataset version: {error}") from error
+    if not _VERSION_NAME.fullmatch(version):
+        raise DatasetError(f"{path} does not name a dataset version beside it: {version!r}")
+    return path.parent / version
+
+
+def _read_info(path: Path) -> DatasetInfo:
+    file = path / DATASET_FILE
+    try:
+        info = DatasetInfo.model_validate_json(file.read_bytes())
     except FileNotFoundError as error:
         raise DatasetError(f"{path} is not a dataset: it has no {DATASET_FILE}; was the build finished?") from error
+    except OSError as error:
+        raise DatasetError(f"{path} is not a dataset: cannot read {DATASET_FILE}: {error.strerror}") from error
     except ValidationError as error:
-        raise DatasetError(f"{path / DATASET_FILE} is not a dataset description: {error.errors()[0]['msg']}") from error
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DatasetError(f"{file} is not a dataset description: {where} {first['msg']}") from error
     if info.schema_version > SCHEMA_VERSION:
         raise DatasetError(f"{path} has schema version {info.schema_version}, this software reads {SCHEMA_VERSION}")
-    table = _read_table(path / MANIFEST_FILE)
-    names = list(ObjectRow.__dataclass_fields__)
-    if missing := set(names) - set(table.column_names):
-        raise DatasetError(f"{path / MANIFEST_FILE} lacks columns {sorted(missing)}")
-    rows = tuple(ObjectRow(**row) for row in table.select(names).to_pylist())
-    for row in rows:
-        if row.file != sequence_path(row.object_id):
-            raise DatasetError(f"{path / MANIFEST_FILE}: object {row.object_id} points outside its place: {row.file!r}")
-    return Dataset(path=path, info=info, objects=rows)
+    return info
+
+
+def _check_manifest(table: pa.Table, where: Path) -> None:
+    """Columns of the schema's types, and no null in those that training needs."""
+    if missing := set(MANIFEST_SCHEMA.names) - set(table.column_names):
+        raise DatasetError(f"{where} lacks columns {sorted(missing)}")
+    for column in MANIFEST_SCHEMA:
+        found = table.schema.field(column.name).type
+        if found != column.type:
+            raise DatasetError(f"{where}: column {column.name} is of type {found}, expected {column.type}")
+    for name in ObjectRow.__dataclass_fields__:
+        if table[name].null_count:
+            raise DatasetError(f"{where}: column {name} has rows without a value")
 
 
 def _read_table(path: Path) -> pa.Table:
     try:
         return pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise DatasetError(f"cannot read {path}: {error}") from error
 
 
@@ -196,18 +274,55 @@ def file_sha256(path: Path) -> str:
 
 
 def verify_dataset(path: str | Path) -> list[str]:
-    """What is wrong with a dataset, in words; empty when every file is there, whole and of the schema."""
+    """What is wrong with a dataset, one line each; empty when every file is there, whole, of the schema and no other.
+
+    Raises
+    ------
+    DatasetError
+        It cannot even be opened.
+    """
     dataset = open_dataset(path)
-    found = []
+    found = [*_table_problems(dataset), *_stray_files(dataset)]
     for row in dataset.objects:
-        file = dataset.path / row.file
-        if not file.is_file():
-            found.append(f"{row.file} is missing")
-        elif file_sha256(file) != row.sha256:
-            found.append(f"{row.file} does not have the sha256 of the manifest")
+        found += _object_problems(dataset, row)
     if content_hash((row.object_id, row.sha256) for row in dataset.objects) != dataset.info.content_hash:
         found.append(f"{MANIFEST_FILE} does not have the content hash of {DATASET_FILE}")
     return found
+
+
+def _table_problems(dataset: Dataset) -> Iterator[str]:
+    for name in TABLES:
+        file = dataset.path / name
+        if not file.is_file():
+            yield f"{name} is missing"
+        elif dataset.info.tables and file_sha256(file) != dataset.info.tables.get(name):
+            yield f"{name} does not have the sha256 of {DATASET_FILE}"
+
+
+def _stray_files(dataset: Dataset) -> Iterator[str]:
+    expected = {row.file for row in dataset.objects}
+    for file in sorted((dataset.path / OBJECTS_FOLDER).rglob("*")):
+        name = file.relative_to(dataset.path).as_posix()
+        if name not in expected and (file.is_symlink() or not file.is_dir()):
+            yield f"{name} is not in {MANIFEST_FILE}"
+
+
+def _object_problems(dataset: Dataset, row: ObjectRow) -> Iterator[str]:
+    file = dataset.path / row.file
+    if not file.is_file():
+        yield f"{row.file} is missing"
+        return
+    if file_sha256(file) != row.sha256:
+        yield f"{row.file} does not have the sha256 of the manifest"
+        return
+    try:
+        sequence = dataset.sequence(row)
+    except PipelineError as error:
+        yield str(error)
+        return
+    for name in ("class_name", "confirmation", "ra_deg", "dec_deg"):
+        if getattr(sequence, name) != getattr(row, name):
+            yield f"{row.file} says {name} {getattr(sequence, name)!r}, {MANIFEST_FILE} {getattr(row, name)!r}"
 
 
 __all__ = [
@@ -217,6 +332,7 @@ __all__ = [
     "MANIFEST_SCHEMA",
     "SKIPS_FILE",
     "SKIPS_SCHEMA",
+    "TABLES",
     "Dataset",
     "DatasetInfo",
     "ObjectRow",

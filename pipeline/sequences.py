@@ -8,6 +8,7 @@ Shapes: M images in time order, H × W pixels.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import IntFlag
 from pathlib import Path
@@ -18,10 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.atomic import replacing
-from pipeline.errors import SequenceError
+from pipeline.errors import PipelineError, SequenceError
 
 SCHEMA_VERSION: Final = 1
 MAX_IMAGES: Final = 100_000
+MAX_SIZE: Final = 512
+"""Largest height and width [px]."""
+MAX_BYTES: Final = 4 * 2**30
+"""Most that one file may open to."""
 
 
 class MaskBit(IntFlag):
@@ -129,10 +134,13 @@ class Sequence:
             found.append("band_id holds values outside 1 to 5")
         if not (np.isfinite(self.mjd_tai).all() and (np.diff(self.mjd_tai) >= 0).all()):
             found.append("mjd_tai is not finite and in time order")
-        if ((self.mask & MaskBit.UNCOVERED) > 0).tolist() != np.isnan(self.image).tolist():
-            found.append("image is not NaN exactly where mask says UNCOVERED")
+        uncovered = (self.mask & MaskBit.UNCOVERED) > 0
+        if not np.array_equal(uncovered, np.isnan(self.image)) or np.isinf(self.image).any():
+            found.append("image is not NaN exactly where mask says UNCOVERED and finite elsewhere")
         if (self.variance < 0).any():
             found.append("variance is negative somewhere")
+        if not (uncovered | np.isfinite(self.variance)).all():
+            found.append("variance is not finite where the frame covers")
         return found
 
 
@@ -185,23 +193,48 @@ def read_sequence(path: Path) -> Sequence:
             return _read(file, path)
     except FileNotFoundError as error:
         raise SequenceError(f"no sequence at {path}: rebuild the dataset, or fetch the file again") from error
-    except (OSError, KeyError, RuntimeError) as error:
-        raise SequenceError(f"{path} is not a readable sequence: {error}") from error
+    except PipelineError:
+        raise
+    except Exception as error:  # h5py passes on whatever its C library stumbles over in a damaged file
+        raise SequenceError(f"{path} is not a readable sequence: {type(error).__name__}: {error}") from error
 
 
 def _read(file: h5py.File, path: Path) -> Sequence:
     version = file.attrs.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if not isinstance(version, int | np.integer) or version != SCHEMA_VERSION:
         raise SequenceError(f"{path} has schema version {version!r}, this software reads {SCHEMA_VERSION}: update it")
-    values: dict[str, Any] = {field: convert(file.attrs[key]) for key, (field, convert) in _ATTRIBUTES.items()}
-    for name, column in COLUMNS.items():
-        dataset = file[name]
-        if not isinstance(dataset, h5py.Dataset) or dataset.dtype != np.dtype(column.dtype):
-            raise SequenceError(f"{path}: dataset {name} is not of type {column.dtype}")
-        if not dataset.shape or dataset.shape[0] > MAX_IMAGES:
-            raise SequenceError(f"{path}: dataset {name} has an impossible shape {dataset.shape}")
-        values[name] = dataset[()]
-    sequence = Sequence(**values)
+    values: dict[str, Any] = {field: _attribute(file, key, kind, path) for key, (field, kind) in _ATTRIBUTES.items()}
+    datasets = {name: _dataset(file, name, path) for name in COLUMNS}
+    if (n_bytes := sum(int(dataset.nbytes) for dataset in datasets.values())) > MAX_BYTES:
+        raise SequenceError(f"{path} opens to {n_bytes} bytes, more than the {MAX_BYTES} allowed")
+    sequence = Sequence(**values, **{name: dataset[()] for name, dataset in datasets.items()})
     if problems := sequence.problems():
         raise SequenceError(f"{path}: {'; '.join(problems)}")
     return sequence
+
+
+def _attribute(file: h5py.File, key: str, kind: type, path: Path) -> str | float:
+    value = file.attrs[key]
+    if kind is str and isinstance(value, str):
+        return value
+    if kind is float and isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value):
+        return float(value)
+    raise SequenceError(
+        f"{path}: attribute {key} is {value!r}, expected {'text' if kind is str else 'a finite number'}"
+    )
+
+
+def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
+    """A dataset that may be read: of the schema's type, of a possible size, and with its content in this very file."""
+    column = COLUMNS[name]
+    link = file.get(name, getlink=True)
+    dataset = file[name] if isinstance(link, h5py.HardLink) else None
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype != np.dtype(column.dtype):
+        raise SequenceError(f"{path}: {name} is not a dataset of type {column.dtype} in this file")
+    if dataset.is_virtual or dataset.external:
+        raise SequenceError(f"{path}: dataset {name} has its content in another file")
+    most = (MAX_IMAGES, MAX_SIZE, MAX_SIZE)[: column.ndim]
+    shape = dataset.shape or ()
+    if len(shape) != len(most) or any(length > limit for length, limit in zip(shape, most, strict=True)):
+        raise SequenceError(f"{path}: dataset {name} has an impossible shape {shape}, expected at most {most}")
+    return dataset

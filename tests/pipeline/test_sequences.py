@@ -78,6 +78,9 @@ def test_plain_h5py_reads_it_and_finds_units(tmp_path: Path) -> None:
         ("mjd_tai", lambda a: a[::-1].copy(), "time order"),
         ("image", lambda a: np.nan_to_num(a), "NaN exactly where"),
         ("variance", lambda a: -a, "negative"),
+        ("variance", lambda a: np.where(a > 2, np.inf, a).astype(a.dtype), "variance is not finite"),
+        ("variance", lambda a: np.where(a > 2, np.nan, a).astype(a.dtype), "variance is not finite"),
+        ("image", lambda a: np.where(a > 4, np.inf, a).astype(a.dtype), "finite elsewhere"),
         ("mask", lambda a: a[:2], "shape"),
     ],
 )
@@ -100,3 +103,44 @@ def test_a_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(SequenceError, match="no sequence at"):
         read_sequence(path)
+
+
+def _replace(file: h5py.File, name: str, **options: object) -> None:
+    del file[name]
+    file.create_dataset(name, **options)
+
+
+def _link_elsewhere(file: h5py.File) -> None:
+    del file["image"]
+    file["image"] = h5py.ExternalLink("elsewhere.h5", "image")
+
+
+HUGE = {"dtype": "<f4", "chunks": (1, 99, 99)}
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda file: file.attrs.__setitem__("ra_deg", "abc"), "attribute ra_deg is 'abc'"),
+        (lambda file: file.attrs.__setitem__("ra_deg", [1.0, 2.0]), "attribute ra_deg"),
+        (lambda file: file.attrs.__setitem__("dec_deg", np.nan), "attribute dec_deg"),
+        (lambda file: file.attrs.__setitem__("object_id", 679), "attribute object_id"),
+        (lambda file: file.attrs.__setitem__("schema_version", [1, 1]), "schema version"),
+        (lambda file: file.attrs.__delitem__("wcs"), "wcs"),
+        (lambda file: _replace(file, "image", shape=(1000, 100_000, 100_000), **HUGE), "impossible shape"),
+        (lambda file: _replace(file, "image", shape=(100_000, 512, 512), **HUGE), "bytes, more than"),
+        (lambda file: _replace(file, "run", shape=(2**40,), dtype="<i4", chunks=(99,)), "impossible shape"),
+        (lambda file: _replace(file, "run", data=3, dtype="<i4"), "impossible shape"),
+        (lambda file: _replace(file, "run", data=["a"]), "run is not a dataset of type <i4"),
+        (_link_elsewhere, "image is not a dataset"),
+    ],
+)
+def test_a_file_that_lies_is_refused_before_it_is_read(tmp_path: Path, damage, complaint: str) -> None:  # type: ignore[no-untyped-def]
+    """Attributes of another type, sizes that would fill the memory, content of another file: one error with the path."""
+    path = tmp_path / "679.h5"
+    write_sequence(path, make_sequence())
+    with h5py.File(path, "r+") as file:
+        damage(file)
+    with pytest.raises(SequenceError, match=complaint) as caught:
+        read_sequence(path)
+    assert str(path) in str(caught.value)
