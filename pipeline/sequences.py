@@ -214,7 +214,7 @@ def _read(file: h5py.File, path: Path) -> Sequence:
 
 
 def _attribute(file: h5py.File, key: str, kind: type, path: Path) -> str | float:
-    value = file.attrs[key]
+    value = file.attrs.get(key)
     if kind is str and isinstance(value, str):
         return value
     if kind is float and isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value):

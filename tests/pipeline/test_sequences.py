@@ -136,7 +136,7 @@ HUGE = {"dtype": "<f4", "chunks": (1, 99, 99)}
     ],
 )
 def test_a_file_that_lies_is_refused_before_it_is_read(tmp_path: Path, damage, complaint: str) -> None:  # type: ignore[no-untyped-def]
-    """Attributes of another type, sizes that would fill the memory, content of another file: one error with the path."""
+    """Attributes of another type, sizes that would fill the memory, content elsewhere: one error with the path."""
     path = tmp_path / "679.h5"
     write_sequence(path, make_sequence())
     with h5py.File(path, "r+") as file:
