@@ -411,12 +411,12 @@ def other_dataset(run: Path) -> None:
     ("damage", "complaint"),
     [
         (lambda run: (run / "config.json").unlink(), r"cannot read .*config\.json"),
-        (lambda run: without(run / "evaluation.json", "majority"), r"evaluation\.json .*majority: Field required"),
+        (lambda run: without(run / "evaluation.json", "majority"), r"evaluation\.json .*majority: is missing"),
         (lambda run: (run / "evaluation.json").write_text("<html>"), r"evaluation\.json is not what a run writes"),
         (other_dataset, "was trained on dataset other-1, the report is about test-0"),
         (
             lambda run: (run / "fold-0" / "member-0" / "train" / "metrics.jsonl").write_text('{"epoch": 1}\n'),
-            r"metrics\.jsonl .*loss: Field required",
+            r"metrics\.jsonl .*loss: is missing",
         ),
     ],
 )
