@@ -66,7 +66,7 @@ _LIMITS: Final = {
     "dark_variance_counts2": ("dark_variance", 0.0, _LARGEST),
     "nmgy_per_count": ("zero point (nmgypercount, or aa and kk)", _ABOVE_ZERO, _LARGEST),
     "psf_fwhm_arcsec": ("psf_width", _ABOVE_ZERO, _LARGEST),
-    "sky_nmgy_arcsec2": ("sky", -_LARGEST, _LARGEST),
+    "sky_nmgy_arcsec2": ("sky", 0.0, _LARGEST),
     "airmass": ("airmass", 0.0, _LARGEST),
     "quality": ("quality", 0, 255),
     "mjd_tai_row0": ("mjd", -_LARGEST, _LARGEST),

@@ -43,7 +43,9 @@ def test_no_real_field_is_refused(real_data: Path, band: str) -> None:
 
 
 @pytest.mark.parametrize("value", [-9999.0, np.nan, np.inf, 0.0])
-@pytest.mark.parametrize("column", ["gain", "dark_variance", "psf_width", "mjd", "airmass", "aa", "nmgypercount"])
+@pytest.mark.parametrize(
+    "column", ["gain", "dark_variance", "psf_width", "mjd", "airmass", "sky", "aa", "nmgypercount"]
+)
 @pytest.mark.parametrize("frame", [DAS, SAS], ids=["tsField", "photoField"])
 def test_a_value_that_was_not_measured_is_refused(
     tiny_archive: Path, tmp_path: Path, frame: FrameId, column: str, value: float
@@ -54,7 +56,7 @@ def test_a_value_that_was_not_measured_is_refused(
             pytest.skip(f"{original.name} has no {column}")
         hdus[1].data[column][...] = value
         hdus.writeto(tmp_path / original.name)
-    usable = {"dark_variance": (0.0,), "mjd": (0.0, -9999.0), "airmass": (0.0,), "aa": (0.0,)}
+    usable = {"dark_variance": (0.0,), "sky": (0.0,), "mjd": (0.0, -9999.0), "airmass": (0.0,), "aa": (0.0,)}
     if value in usable.get(column, ()):  # zero noise or airmass harms nobody; the frame's own TAI settles mjd
         read_calibration(tmp_path / original.name, frame)
         return
