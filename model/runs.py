@@ -183,7 +183,13 @@ def fine_tune(
 
 
 def open_session(dataset_path: str | Path, run_dir: str | Path) -> Session:
-    """Open an existing run with its dataset.
+    """Open an existing run with its dataset, images included (raises as `open_run`, and DatasetError as `train`)."""
+    record, dataset = open_run(dataset_path, run_dir)
+    return _open_session(Path(run_dir), record, dataset)
+
+
+def open_run(dataset_path: str | Path, run_dir: str | Path) -> tuple[RunRecord, Dataset]:
+    """Check that a run and a dataset belong together, without reading an image.
 
     Raises
     ------
@@ -193,7 +199,7 @@ def open_session(dataset_path: str | Path, run_dir: str | Path) -> Session:
     run_dir, dataset = Path(run_dir), open_dataset(dataset_path)
     record = read_record(run_dir)
     _check_dataset(run_dir, record, dataset)
-    return _open_session(run_dir, record, dataset)
+    return record, dataset
 
 
 def read_record(run_dir: Path) -> RunRecord:

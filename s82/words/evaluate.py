@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from model.runs import open_session
+from model.runs import open_run
 from s82.output import as_json, show
 
 
@@ -16,7 +16,7 @@ from s82.output import as_json, show
 @as_json
 def command(dataset: Path, run: Path, as_json: bool) -> None:
     """Score the fine-tuned models of RUN on the test folds of DATASET; each object by models that never saw it."""
-    open_session(dataset, run)  # say what is wrong before Prefect takes its ten seconds
+    open_run(dataset, run)  # say what is wrong before Prefect takes its ten seconds
     from flows.train import evaluate_model
 
     show(evaluate_model(dataset, run).model_dump(mode="json"), as_json=as_json)
