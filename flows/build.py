@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
@@ -21,7 +21,7 @@ from pipeline.archive import Archive
 from pipeline.build import Build, exclusive, open_archive, prepare, publish
 from pipeline.cells import CellResult, build_cell
 from pipeline.errors import DatasetError
-from pipeline.manifest import Dataset
+from pipeline.manifest import SKIPS_FILE, Dataset
 from pipeline.plan import PlanSummary
 from pipeline.survey import load_survey
 
@@ -48,6 +48,7 @@ class Site:
 
     def __init__(self, build: Build, archive: Archive, executor: Executor, workers: int, progress: BuildProgress):
         self.build = build
+        self.cells = {cell.cell_id: cell for cell in build.plan.cells}
         self.archive = archive
         self.executor = executor
         self.workers = workers
@@ -136,9 +137,8 @@ def _outlook(summary: PlanSummary) -> str:
 def build_one_cell(cell_id: str, site: Site) -> CellResult:
     """One cell; done-markers in the dataset, not Prefect's cache, say what need not be done again."""
     build = site.build
-    cell = next(cell for cell in build.plan.cells if cell.cell_id == cell_id)
     result = build_cell(
-        cell,
+        site.cells[cell_id],
         build.survey,
         site.archive,
         site.executor,
@@ -152,14 +152,11 @@ def build_one_cell(cell_id: str, site: Site) -> CellResult:
 
 
 def _published(dataset: Dataset, *, built_now: bool) -> Published:
-    reasons: dict[str, Any] = {}
-    for reason in dataset.table("skips.parquet").column("reason").to_pylist():
-        reasons[reason] = reasons.get(reason, 0) + 1
     return Published(
         path=dataset.path,
         dataset_id=dataset.info.dataset_id,
         counts=dataset.info.counts,
-        skips=reasons,
+        skips=Counter(dataset.table(SKIPS_FILE).column("reason").to_pylist()),
         seconds=dataset.info.seconds,
         built_now=built_now,
     )

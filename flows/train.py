@@ -11,18 +11,13 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 
 from flows.steps import step
-from model.config import RunConfig, preset
+from model.config import preset
 from model.evaluate import Evaluation, evaluate
 from model.runs import TrainResult, fine_tune, train
 from model.train import Progress
 
 LINES_PER_MODEL = 2
 """A model's training is told in about this many lines."""
-
-
-def resolve(name: str, changes: dict[str, Any] | None = None) -> RunConfig:
-    """A preset with nested changes, such as `{"train": {"epochs": 5}}`."""
-    return preset(name).updated(**(changes or {}))
 
 
 @flow(name="train-model")
@@ -44,11 +39,12 @@ def train_model(
     model
         Preset: `paper` or `small`.
     changes
-        Settings that differ from the preset's, nested.
+        Settings that differ from the preset's, nested, such as `{"train": {"epochs": 5}}`.
     folds
         Folds to train; all by default.
     """
-    return step("train", retries=1)(train)(dataset, run, resolve(model, changes), folds=folds, progress=Teller())
+    config = preset(model).updated(**(changes or {}))
+    return step("train", retries=1)(train)(dataset, run, config, folds=folds, progress=Teller())
 
 
 @flow(name="fine-tune-model")

@@ -81,7 +81,7 @@ class Archive:
             headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},  # archive files are compressed already
         )
         self._slots: dict[str, threading.Semaphore] = {}
-        self._absent: set[tuple[str, str]] = set()
+        self._absent: dict[tuple[str, str], str] = {}
         self._guard = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -104,8 +104,8 @@ class Archive:
         ArchiveError
             No server gave an answer that helps, after all attempts; or the cache cannot be written.
         """
-        if (archive_name, path) in self._absent:
-            raise NotInArchive(f"{path} does not exist in archive {archive_name}")
+        if answer := self._absent.get((archive_name, path)):
+            raise NotInArchive(answer)
         config = self._archives[archive_name]
         patience = replace(self._patience, attempts=config.attempts, max_connections=config.max_connections)
         urls = [full_url(base + quote(path)) for base in config.base_urls]
@@ -115,8 +115,8 @@ class Archive:
         )
         try:
             return self._fetch(urls, place, terms, patience)
-        except NotInArchive:
-            self._absent.add((archive_name, path))
+        except NotInArchive as error:
+            self._absent[archive_name, path] = str(error)
             raise
 
     def fetch_url(

@@ -131,8 +131,9 @@ def prepare(survey: SurveyConfig, root: Path, archive: Archive) -> Build:
         reasons = Counter(skip.reason for skip in (*catalog.skips, *plan.skips))
         raise DatasetError(f"survey {survey.name}: no object has an exposure; left out: {dict(reasons)}")
     digest = hashlib.sha256(f"{PIPELINE_VERSION} {SCHEMA_VERSION} {catalog.sha256}\n".encode())
+    fingerprint = survey.fingerprint()
     for cell in plan.cells:
-        digest.update(cell.input_hash(survey.fingerprint()).encode())
+        digest.update(cell.input_hash(fingerprint).encode())
     return Build(survey=survey, root=root, catalog=catalog, plan=plan, input_hash=digest.hexdigest())
 
 

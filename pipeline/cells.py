@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -296,8 +296,7 @@ def _write_objects(
         objects=tuple(rows),
         frames=tuple(sorted(harvest.frames, key=lambda row: row["path"])),
         skips=tuple(
-            {"reason": skip.reason, "detail": skip.detail, "object_id": skip.object_id, "frame": skip.frame}
-            for skip in sorted(harvest.skips, key=lambda skip: (skip.reason, skip.object_id, skip.frame))
+            asdict(skip) for skip in sorted(harvest.skips, key=lambda skip: (skip.reason, skip.object_id, skip.frame))
         ),
         band_moments={band: (float(n), float(s), float(q)) for band, (n, s, q) in moments.items()},
     )

@@ -42,8 +42,7 @@ class Frame:
     variance_YX: NDArray[np.float32]
     """[nMgy²]."""
     mask_YX: NDArray[np.uint8]
-    """Bits of `MaskBit`; all zero where `has_mask` is false."""
-    has_mask: bool
+    """Bits of `MaskBit`; all zero where there are no mask planes."""
     solution: Solution
     tai_row0_s: float
     """TAI of the read-out of row 0 [s since MJD 0]."""
@@ -101,7 +100,6 @@ def read_frame(
             image_YX=image_YX,
             variance_YX=variance_YX,
             mask_YX=mask_YX,
-            has_mask=mask_path is not None,
             solution=_solution(hdus, calibration, path, astrometry),
             tai_row0_s=_row0_tai_s(header, calibration, path),
             row_clock_s=_positive(header, "C_OBS", path) * 1e-6,

@@ -41,7 +41,6 @@ def make_frame(image_YX: np.ndarray, wcs: WCS) -> Frame:
         image_YX=image_YX.astype(np.float32),
         variance_YX=np.full(SHAPE, 0.04, dtype=np.float32),
         mask_YX=np.zeros(SHAPE, dtype=np.uint8),
-        has_mask=True,
         solution=HeaderSolution(wcs),
         tai_row0_s=53998.25 * 86400,
         row_clock_s=0.026322,
