@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from pipeline.simulate.archive import SimulationResult
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -33,9 +37,15 @@ def prefect_server() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tiny_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The simulated archive `tiny`: five nights in two bands, both formats, a dozen objects."""
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> SimulationResult:
+    """The survey `tiny`, simulated once for all rooms: five nights in two bands, both formats, a dozen objects."""
     from pipeline.simulate.archive import simulate_archive
     from pipeline.survey import load_survey
 
-    return simulate_archive(load_survey("tiny"), tmp_path_factory.mktemp("archive") / "tiny", workers=2).root
+    return simulate_archive(load_survey("tiny"), tmp_path_factory.mktemp("archive") / "tiny", workers=2)
+
+
+@pytest.fixture(scope="session")
+def tiny_archive(tiny: SimulationResult) -> Path:
+    """Its archive tree."""
+    return tiny.root

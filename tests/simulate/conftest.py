@@ -1,4 +1,4 @@
-"""Two small archives, each built once: `tiny` as it ships, and an empty sky in r."""
+"""A small archive of its own, built once: an empty sky in r."""
 
 from __future__ import annotations
 
@@ -24,12 +24,6 @@ def empty_survey() -> SurveyConfig:
     }
     index = [one if one.kind != "photofield" else one.model_copy(update={"runs": (125,)}) for one in survey.index]
     return survey.model_copy(update={"simulation": sky, "index": tuple(index)})
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> SimulationResult:
-    """The survey `tiny`."""
-    return simulate_archive(load_survey("tiny"), tmp_path_factory.mktemp("simulated") / "tiny", workers=2)
 
 
 @pytest.fixture(scope="session")
