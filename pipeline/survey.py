@@ -11,7 +11,7 @@ import json
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -48,16 +48,53 @@ class ArchiveConfig(Config):
     """Longest wait for a connection or for the next bytes."""
     attempts: int = Field(default=4, ge=1)
     """How often a file is asked for before it counts as not to be had."""
+    max_outage_h: float = Field(default=12, ge=0)
+    """A server that worked and stops working is waited for, with all downloads from it paused; after this long they
+    fail. 0: at once."""
+    verify: Literal["at-fetch", "when-cut"] = "at-fetch"
+    """`at-fetch`: a file enters the cache only once its checksum, FITS structure and identity have been checked;
+    `when-cut`: decoding finds out, which saves 0.7 s per `frame-*.fits.bz2`; a corrupt file is then fetched anew."""
 
 
 class SkyServerIndex(Config):
-    """Fields of one archive from a SkyServer SQL page (table `Field`, CSV)."""
+    """Fields of one archive from a SkyServer SQL page (table `Field` of DR7's Stripe 82 database, CSV)."""
 
     kind: Literal["skyserver"]
     archive: str
     url: str
     first_run: int = 0
     last_run: int = 9999
+
+
+class CasIndex(Config):
+    """Fields of one archive from the SQL interface of DR8 or later, asked through astroquery."""
+
+    kind: Literal["cas"]
+    archive: str
+    runs: tuple[int, ...]
+    rerun: int = 301
+    data_release: int = Field(default=17, ge=8)
+    url: str = "https://skyserver.sdss.org"
+
+
+class WindowFlistIndex(Config):
+    """Fields of one archive from a `window_flist.fits` of the resolve step (DR8+)."""
+
+    kind: Literal["window-flist"]
+    archive: str
+    source: str
+    """File path or URL; the file has 353 MB."""
+    runs: tuple[int, ...]
+    rerun: int = 301
+
+
+class FileIndex(Config):
+    """Fields of one archive from a Parquet file as `s82 plan` writes it, or a CSV or ECSV table with its columns."""
+
+    kind: Literal["file"]
+    archive: str
+    source: str
+    """File path or URL."""
 
 
 class PhotoFieldIndex(Config):
@@ -79,7 +116,29 @@ class TsFieldIndex(Config):
     """(run, rerun, camcol, field) of each."""
 
 
-IndexConfig = Annotated[SkyServerIndex | PhotoFieldIndex | TsFieldIndex, Field(discriminator="kind")]
+IndexConfig = Annotated[
+    SkyServerIndex | CasIndex | PhotoFieldIndex | TsFieldIndex | WindowFlistIndex | FileIndex,
+    Field(discriminator="kind"),
+]
+
+
+class CatalogSelection(Config):
+    """Which objects of the list are used. What is empty or absent does not restrict."""
+
+    classes: tuple[str, ...] = ()
+    """Of the class map: AGN, SNIa, Variable, SNOther; "Unknown" means those without a class."""
+    confirmations: tuple[Literal["spectroscopic", "photometric"], ...] = ()
+    ra_deg: tuple[Degrees, Degrees] | None = None
+    """From and to, eastwards: [350, 10] goes through 0."""
+    dec_deg: tuple[Degrees, Degrees] | None = None
+    seasons: tuple[str, ...] = ()
+    """Names of `[[selection.seasons]]`, to which objects belong by their ids."""
+    peak_r_mag: tuple[float, float] | None = None
+    """Brightest and faintest magnitude in r at peak, as the list gives it; objects without one are left out."""
+    object_ids: tuple[str, ...] = ()
+    max_per_class: int | None = Field(default=None, ge=1)
+    """Of each class and confirmation, drawn at random by `seed`, after all other cuts."""
+    seed: int = 0
 
 
 class CatalogConfig(Config):
@@ -90,10 +149,14 @@ class CatalogConfig(Config):
 
     A relative path counts from the folder of the description, where that was read from a file.
     """
-    format: Literal["sako-master", "list"] = "sako-master"
-    """`sako-master`: the SDSS-II SN Survey's master table; `list`: CSV with cid, ra_deg, dec_deg and optional label."""
+    format: Literal["auto", "sako-master", "snana-head", "list"] = "auto"
+    """`sako-master`: the SDSS-II SN Survey's master table; `snana-head`: its SNANA HEAD table (FITS); `list`: CSV, ECSV
+    or Parquet with id, RA, Dec and optional label; `auto`: look at the file."""
     class_map: str = "sako2018"
     """Name of a file in data_manifest/class_maps, or a path."""
+    include: tuple[str, ...] = ()
+    """Labels that the class map sets aside and that are used all the same, as ["SNIa?"]."""
+    select: CatalogSelection = CatalogSelection()
     max_bad_fraction: float = Field(default=0.05, ge=0, le=1)
     """Bad rows are skipped and counted; above this fraction the table itself is refused."""
 
@@ -114,13 +177,34 @@ class Season(Config):
         return self
 
 
+ImageStatus = Literal[
+    "CLOUDY", "UNKNOWN", "BAD_ROTATOR", "BAD_ASTROM", "BAD_FOCUS", "SHUTTERS", "FF_PETALS", "DEAD_CCD", "NOISY_CCD"
+]
+CalibStatus = Literal[
+    "UNPHOT_OVERLAP", "UNPHOT_EXTRAP_CLEAR", "UNPHOT_EXTRAP_CLOUDY", "UNPHOT_DISJOINT", "INCREMENT_CALIB"
+]
+
+
 class SelectionConfig(Config):
     """Which exposures are used."""
 
     max_psf_fwhm_arcsec: float = 3.0
     """In r. The SN survey's own cut was 1.8."""
     min_quality: Literal["any", "acceptable", "good"] = "acceptable"
-    """Field quality: 3 GOOD, 2 ACCEPTABLE, 1 BAD, 4 MISSING, 5 HOLE."""
+    """Field quality: 3 GOOD, 2 ACCEPTABLE, 1 BAD, 4 MISSING, 5 HOLE. Sources that do not tell it pass."""
+    max_sky_nmgy_arcsec2: float | None = Field(default=None, gt=0)
+    """In r; dark sky is about 5. Exposures whose sky the index does not tell pass."""
+    forbidden_image_status: tuple[ImageStatus, ...] = ()
+    """Bits of DR8+ IMAGE_STATUS that rule an exposure out, in any band that is cut. DR7 fields have none."""
+    forbidden_calib_status: tuple[CalibStatus, ...] = ()
+    """Bits of DR8+ CALIB_STATUS that rule an exposure out, in any band that is cut. DR7 fields have none."""
+    mjd_range: tuple[float, float] | None = None
+    """First and last MJD (TAI) of the exposures that are used."""
+    max_epochs: int | None = Field(default=None, ge=1)
+    """Most exposures per object; `epochs_by` says which stay."""
+    epochs_by: Literal["seeing", "spread"] = "seeing"
+    """`seeing`: the sharpest in r, the earlier of equal ones; `spread`: as even as can be in the order of time, with
+    the first and the last."""
     seasons: tuple[Season, ...] = ()
     """Empty: every exposure. Else an object uses the exposures of its own season (by cid), or of all of these."""
     column_margin_px: int = Field(default=16, ge=0)
@@ -141,6 +225,14 @@ class ThumbnailConfig(Config):
     bands: tuple[Band, ...] = BANDS
     astrometry: Literal["full", "header"] = "full"
     """The survey's full solution, or the TAN approximation in frame headers (up to 0.17″ off)."""
+
+
+class CacheConfig(Config):
+    """The folder of downloaded files."""
+
+    max_gb: float | None = Field(default=None, ge=0)
+    """The least recently used files go when there is more; none that a running cell still needs. 0: every file goes as
+    soon as it is cut. Absent: no bound."""
 
 
 class CellConfig(Config):
@@ -169,6 +261,7 @@ class SurveyConfig(Config):
     selection: SelectionConfig = SelectionConfig()
     thumbnails: ThumbnailConfig = ThumbnailConfig()
     cells: CellConfig = CellConfig()
+    cache: CacheConfig = CacheConfig()
     splits: SplitConfig = SplitConfig()
     simulation: dict[str, Any] | None = None
     """Figures of a simulated survey; validated by `pipeline.simulate`."""
@@ -203,23 +296,28 @@ class SurveyConfig(Config):
         return SurveyConfig.model_validate(_with_root(content, archive_root.rstrip("/")))
 
     def beside(self, folder: Path) -> SurveyConfig:
-        """The survey with a relative path of the object list counted from `folder`."""
-        source = self.catalog.source
-        if source.startswith("{root}") or urlsplit(source).scheme or Path(source).is_absolute():
-            return self
-        catalog = self.catalog.model_copy(update={"source": str((folder / source).resolve())})
-        return self.model_copy(update={"catalog": catalog})
+        """The survey with relative paths of the object list and of index files counted from `folder`."""
+        catalog = _beside(self.catalog, folder)
+        index = tuple(
+            _beside(one, folder) if isinstance(one, WindowFlistIndex | FileIndex) else one for one in self.index
+        )
+        return self.model_copy(update={"catalog": catalog, "index": index})
 
     def fingerprint(self) -> str:
         """sha256 of what decides the content of a dataset: all but server addresses and patience."""
-        content = self.model_dump(mode="json", exclude={"simulation", "title"})
+        content = self.model_dump(mode="json", exclude={"simulation", "title", "cache"})
         for archive in content["archives"]:
-            for key in ("base_urls", "max_connections", "min_kb_per_s", "timeout_s", "attempts"):
+            for key in _PATIENCE:
                 del archive[key]
         for source in content["index"]:
             source.pop("url", None)
+            source.pop("source", None)
         del content["catalog"]["source"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+_PATIENCE = ("base_urls", "max_connections", "min_kb_per_s", "timeout_s", "attempts", "max_outage_h", "verify")
+"""Keys of an archive that say how files are fetched, not which."""
 
 
 def load_survey(name_or_path: str | Path) -> SurveyConfig:
@@ -240,6 +338,17 @@ def load_survey(name_or_path: str | Path) -> SurveyConfig:
     except ValueError as error:  # TOMLDecodeError and JSONDecodeError are such, and so is a number of 5000 digits
         raise ConfigError(f"{where} cannot be parsed: {error}") from error
     return survey.beside(Path(name_or_path).parent) if _is_file_name(name_or_path) else survey
+
+
+T = TypeVar("T", bound=Config)
+
+
+def _beside(config: T, folder: Path) -> T:
+    """The same with `source`, where it has one and that is a relative path, counted from `folder`."""
+    source = getattr(config, "source", None)
+    if source is None or source.startswith("{root}") or urlsplit(source).scheme or Path(source).is_absolute():
+        return config
+    return config.model_copy(update={"source": str((folder / source).resolve())})
 
 
 def _has_root(value: Any) -> bool:
