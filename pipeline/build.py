@@ -109,9 +109,9 @@ class Build:
         return dataset
 
 
-def open_archive(survey: SurveyConfig, root: Path) -> Archive:
-    """The survey's servers behind one cache below `root`."""
-    return Archive(survey.archives, cache_dir(root))
+def open_archive(survey: SurveyConfig, root: Path, *, retry_missing: bool = False) -> Archive:
+    """The survey's servers behind one cache below `root`; see `Archive` for `retry_missing`."""
+    return Archive(survey.archives, cache_dir(root), limits=survey.cache, retry_missing=retry_missing)
 
 
 def prepare(survey: SurveyConfig, root: Path, archive: Archive) -> Build:

@@ -19,8 +19,10 @@ MAX_WORDS = 200
 
 
 @contextmanager
-def open_fits(path: Path, what: str) -> Iterator[fits.HDUList]:
+def open_fits(path: Path, what: str, *, name: str = "") -> Iterator[fits.HDUList]:
     """Give the HDUs of a FITS file, compressed or not, for reading; `what` says what it must be, with its article.
+
+    `name` is what the archive calls it, where the file itself has a temporary name.
 
     Bad cards make astropy fail in a dozen ways, some only when a card or column is first touched, so
     that every exception of the body counts as the file's fault.
@@ -31,7 +33,7 @@ def open_fits(path: Path, what: str) -> Iterator[fits.HDUList]:
         The file cannot be read, or the body could not use what it found. Errors of this package pass as they are.
     """
     try:
-        content = BytesIO(read_bytes(path))
+        content = BytesIO(read_bytes(path, name=name))
         with warnings.catch_warnings(action="error", category=AstropyUserWarning):  # says so of a truncated file
             hdus = fits.open(content, memmap=False, lazy_load_hdus=False)
         with hdus:
@@ -40,4 +42,4 @@ def open_fits(path: Path, what: str) -> Iterator[fits.HDUList]:
         raise
     except Exception as error:
         words = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_WORDS]
-        raise FrameError(f"{path.name} is not {what}: {words}") from error
+        raise FrameError(f"{name or path.name} is not {what}: {words}") from error

@@ -55,6 +55,10 @@ class ArchiveConfig(Config):
     """`at-fetch`: a file enters the cache only once its checksum, FITS structure and identity have been checked;
     `when-cut`: decoding finds out, which saves 0.7 s per `frame-*.fits.bz2`; a corrupt file is then fetched anew."""
 
+    changed_files: Literal["refuse", "accept"] = "refuse"
+    """A file that is not what it was when it was first fetched fails its cell and is reported; `accept`: it replaces
+    the old one, and is reported. The ledger in the cache remembers both."""
+
 
 class SkyServerIndex(Config):
     """Fields of one archive from a SkyServer SQL page (table `Field` of DR7's Stripe 82 database, CSV)."""
@@ -316,7 +320,9 @@ class SurveyConfig(Config):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-_PATIENCE = ("base_urls", "max_connections", "min_kb_per_s", "timeout_s", "attempts", "max_outage_h", "verify")
+_PATIENCE = (
+    "base_urls", "max_connections", "min_kb_per_s", "timeout_s", "attempts", "max_outage_h", "verify", "changed_files"
+)  # fmt: skip
 """Keys of an archive that say how files are fetched, not which."""
 
 
