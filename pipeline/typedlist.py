@@ -26,6 +26,8 @@ from pipeline.textlist import check_rows, decode
 MAX_COLUMN_BYTES: Final = 256 * 2**20
 MAX_CELL_BYTES: Final = 1024
 """A Parquet dictionary can repeat one string of 100 MB for every row."""
+MAX_YAML_BYTES: Final = 2**20
+"""Of column descriptions; YAML is read at about 0.2 MB/s."""
 ANGLES: Final = frozenset({"ra", "dec"})
 DEGREES_PER: Final[Mapping[str, float]] = {
     **dict.fromkeys(("", "deg", "degree", "degrees"), 1.0),
@@ -97,6 +99,8 @@ def read_ecsv(content: bytes, path: Path) -> TypedTable:
     kind = "an ECSV table with a whole header"
     with blaming(f"object list {path} is not {kind}", CatalogError):
         lines = decode(content, path).split("\n")  # as lines: a single string may be taken for a file's name
+        if sum(len(line) for line in lines if line.startswith("#")) > MAX_YAML_BYTES:
+            raise ValueError(f"its header has over {MAX_YAML_BYTES} bytes")
         table = text_tables.read(lines, format="ecsv", guess=False)
 
     def read(index: int) -> Column:
@@ -137,8 +141,8 @@ def read_parquet(content: bytes, path: Path) -> TypedTable:
 
     def read(index: int) -> Column:
         name = schema.names[index]
-        if pa.types.is_nested(schema.types[index]):
-            raise ValueError(f"column {name} does not have one value per row")
+        if not (_is_text(schema.types[index]) or _is_number(schema.types[index])):
+            raise ValueError(f"column {name} does not have one number or text per row but {schema.types[index]}")
         values = _parquet_values(file, name)
         if f"{name}.mask" in schema.names:
             values = _masked(values, _parquet_values(file, f"{name}.mask"))
@@ -152,11 +156,17 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(is_a.is_string(kind) or is_a.is_large_string(kind) or is_a.is_binary(kind) or is_a.is_dictionary(kind))
 
 
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
 def _parquet_units(schema: pa.Schema) -> dict[str, str]:
     """Units by column, from the description that astropy leaves in a Parquet file."""
     description = (schema.metadata or {}).get(b"table_meta_yaml")
     if description is None:
         return {}
+    if len(description) > MAX_YAML_BYTES:
+        raise ValueError(f"its description has over {MAX_YAML_BYTES} bytes")
     columns = get_header_from_yaml(description.decode().split("\n"))["datatype"]
     return {column["name"]: str(column.get("unit", "")) for column in columns}
 

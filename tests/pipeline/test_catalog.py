@@ -12,9 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.archive import Archive
+from pipeline.build import prepare
 from pipeline.catalog import Target, read_catalog
 from pipeline.errors import CatalogError, ConfigError
-from pipeline.survey import CatalogConfig, CatalogSelection
+from pipeline.simulate.server import ArchiveServer
+from pipeline.survey import CatalogConfig, CatalogSelection, Season, load_survey
 
 MASTER = CatalogConfig(source="", max_bad_fraction=1)
 LIST = CatalogConfig(source="", format="list", max_bad_fraction=1)
@@ -205,6 +208,24 @@ def test_what_a_selection_leaves_out_is_no_bad_row(tmp_path):
         ("not-selected", "classes: SNOther"),
     ]
     assert catalog.bad_rows() == ()
+
+
+def test_a_build_selects_by_the_seasons_of_its_survey(tiny_archive, tmp_path):
+    """And by class; what is left out is in the build's skips."""
+    season = Season(name="2005", mjd_start=53600, mjd_end=53710, first_cid=679, last_cid=12727)
+    with ArchiveServer(tiny_archive) as server:
+        survey = load_survey("tiny").with_root(server.url)
+        select = CatalogSelection(seasons=("2005",), classes=("AGN",), max_per_class=3)
+        survey = survey.model_copy(
+            update={
+                "catalog": survey.catalog.model_copy(update={"select": select}),
+                "selection": survey.selection.model_copy(update={"seasons": (season,)}),
+            }
+        )
+        with Archive(survey.archives, tmp_path) as archive:
+            build = prepare(survey, tmp_path, archive)
+    assert [target.class_name for cell in build.plan.cells for target in cell.targets] == ["AGN"] * 3
+    assert Counter(skip.reason for skip in build.catalog.skips) == {"not-selected": 11, "set-aside": 1}
 
 
 cells = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
