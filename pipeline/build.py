@@ -125,7 +125,7 @@ def prepare(survey: SurveyConfig, root: Path, archive: Archive) -> Build:
         Not one object can be built.
     """
     table = archive.fetch_url(survey.catalog.source, f"{survey.name}-catalog", refresh=True)
-    catalog = read_catalog(table.path, survey.catalog)
+    catalog = read_catalog(table.path, survey.catalog, survey.selection.seasons)
     plan = make_plan(survey, catalog, build_index(survey, archive))
     if not plan.cells:
         reasons = Counter(skip.reason for skip in (*catalog.skips, *plan.skips))

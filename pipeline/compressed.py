@@ -34,6 +34,24 @@ def read_bytes(path: Path, *, name: str = "", max_bytes: int = MAX_BYTES) -> byt
     return raw
 
 
+def unpack(name: str, raw: bytes, *, max_bytes: int) -> bytes:
+    """`raw`, decompressed if it begins as gzip and bzip2 do; for files whose name cannot be relied on.
+
+    Raises
+    ------
+    FrameError
+        The stream is corrupt, cut short, or opens to more than `max_bytes`.
+    """
+    try:
+        if raw.startswith(b"\x1f\x8b"):
+            return _drain(name, raw, max_bytes, lambda: _Gzip())
+        if raw.startswith(b"BZh"):
+            return _drain(name, raw, max_bytes, bz2.BZ2Decompressor)
+    except (OSError, zlib.error) as error:
+        raise FrameError(f"{name} is corrupt: {error}") from error
+    return raw
+
+
 class _Gzip:
     """zlib's gzip reader with the interface of `bz2.BZ2Decompressor`; checks CRC and length at the end."""
 

@@ -32,14 +32,24 @@ def open_fits(path: Path, what: str, *, name: str = "") -> Iterator[fits.HDUList
     FrameError
         The file cannot be read, or the body could not use what it found. Errors of this package pass as they are.
     """
+    name = name or path.name
+    with blaming(f"{name} is not {what}", FrameError), parse_fits(read_bytes(path, name=name)) as hdus:
+        yield hdus
+
+
+def parse_fits(content: bytes) -> fits.HDUList:
+    """All HDUs of a FITS file; fails in any way at all where it is none, so to be used inside `blaming`."""
+    with warnings.catch_warnings(action="error", category=AstropyUserWarning):  # says so of a truncated file
+        return fits.open(BytesIO(content), memmap=False, lazy_load_hdus=False)
+
+
+@contextmanager
+def blaming(complaint: str, kind: type[PipelineError]) -> Iterator[None]:
+    """Turn every exception of the body into a `kind` that begins with `complaint`; errors of this package pass."""
     try:
-        content = BytesIO(read_bytes(path, name=name))
-        with warnings.catch_warnings(action="error", category=AstropyUserWarning):  # says so of a truncated file
-            hdus = fits.open(content, memmap=False, lazy_load_hdus=False)
-        with hdus:
-            yield hdus
+        yield
     except PipelineError:
         raise
     except Exception as error:
         words = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_WORDS]
-        raise FrameError(f"{name or path.name} is not {what}: {words}") from error
+        raise kind(f"{complaint}: {words}") from error

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from typing import Final
 
@@ -23,6 +23,7 @@ from pipeline.exposures import ExposureIndex, R
 from pipeline.footprint import Footprint, choose_fields, covering
 from pipeline.manifest import Skip
 from pipeline.naming import FrameId, Layout
+from pipeline.selection import season_of
 from pipeline.survey import Season, SelectionConfig, SurveyConfig
 
 ALL_SEASONS: Final = "all"
@@ -123,7 +124,7 @@ def make_plan(survey: SurveyConfig, catalog: Catalog, index: ExposureIndex) -> P
     selection = survey.selection
     targets = tuple(sorted(catalog.targets, key=lambda target: target.object_id))
     verdict = _judge(index, selection)
-    seasons = [_season_of(target, selection.seasons) for target in targets]
+    seasons = [season_of(target.object_id, selection.seasons) for target in targets]
 
     covered = covering(
         index,
@@ -150,19 +151,6 @@ def _judge(index: ExposureIndex, selection: SelectionConfig) -> NDArray[np.str_]
     for season in selection.seasons:
         in_season |= (mjd >= season.mjd_start) & (mjd <= season.mjd_end)
     return np.select([~good_psf, ~good_quality, ~in_season], ["psf", "quality", "season"], default="")
-
-
-def _season_of(target: Target, seasons: Iterable[Season]) -> Season | None:
-    """The season whose range of ids holds the object; None if it belongs to no one season."""
-    if not target.object_id.isdecimal():
-        return None
-    number = int(target.object_id)
-    for season in seasons:
-        if season.first_cid is None and season.last_cid is None:
-            continue
-        if (season.first_cid or 0) <= number and (season.last_cid is None or number <= season.last_cid):
-            return season
-    return None
 
 
 def _in_season(
