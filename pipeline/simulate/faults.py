@@ -8,16 +8,25 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
-FaultKind = Literal["not_found", "server_error", "truncated", "html", "corrupt", "slow", "reset"]
+FaultKind = Literal[
+    "not_found", "server_error", "html", "redirect", "reset", "reset_midway", "truncated", "short_length",
+    "huge_length", "corrupt", "slow", "drip", "no_range",
+]  # fmt: skip
 """What happens instead of the right answer:
 
 - `not_found`: 404
-- `server_error`: 503, with Retry-After where `retry_after_s` is given
-- `truncated`: the full Content-Length, then half of the body and the end of the connection
+- `server_error`: `status` (503), with Retry-After where `retry_after_s` is given
 - `html`: 200 with the page of an outage
+- `redirect`: 302 to `location`; '' is the same URL again, a loop
+- `reset`: the connection is reset before any answer
+- `reset_midway`: the connection is reset after half of the body
+- `truncated`: the full Content-Length, then half of the body and the end of the connection
+- `short_length`: half of the body, with a Content-Length that says that this is all
+- `huge_length`: a Content-Length of 50 GB
 - `corrupt`: the right length, one byte of the body flipped
 - `slow`: `delay_s` seconds pass before the answer, which is right
-- `reset`: the connection is reset before any answer
+- `drip`: the answer is right, at `bytes_per_s`
+- `no_range`: the whole file, whatever part of it was asked for
 """
 
 
@@ -28,8 +37,11 @@ class Fault:
     path_glob: str
     kind: FaultKind
     times: int = 1
+    status: int = 503
     retry_after_s: float | None = None
+    location: str = ""
     delay_s: float = 1.0
+    bytes_per_s: float = 10e3
 
 
 class FaultPlan:
@@ -37,8 +49,16 @@ class FaultPlan:
 
     def __init__(self, faults: Iterable[Fault] = ()) -> None:
         self._lock = threading.Lock()
-        self._faults = tuple(faults)
-        self._left = [fault.times for fault in self._faults]
+        self._faults: list[Fault] = []
+        self._left: list[int] = []
+        for fault in faults:
+            self.add(fault)
+
+    def add(self, fault: Fault) -> None:
+        """One more, after those that are there."""
+        with self._lock:
+            self._faults.append(fault)
+            self._left.append(fault.times)
 
     def next_for(self, path: str) -> Fault | None:
         """The first fault that matches `path` and has not been committed often enough, which is then counted."""

@@ -12,7 +12,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,6 +30,9 @@ from pipeline.simulate.faults import Fault, FaultPlan
 from pipeline.simulate.skyserver import SQL_PATH, SqlError, select_as_csv
 
 CHUNK: Final = 1 << 18
+CHUNKS_PER_S: Final = 50
+"""Of a connection whose rate is bounded."""
+HUGE: Final = 50_000_000_000
 _RANGE: Final = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")  # no file has 10^18 bytes: more digits are nonsense
 _TYPES: Final = {
     ".gz": "application/gzip",
@@ -63,14 +66,19 @@ class Request:
 class ArchiveServer:
     """Serve the tree under `root` at `url` while the context is open. Port 0: any that is free.
 
+    `bytes_per_s` is what each connection gives; None: as fast as it can.
+
     Raises
     ------
     ConfigError
         `root` is not a folder, or the port cannot be had.
     """
 
-    def __init__(self, root: Path, *, faults: Iterable[Fault] = (), port: int = 0) -> None:
+    def __init__(
+        self, root: Path, *, faults: Iterable[Fault] = (), port: int = 0, bytes_per_s: float | None = None
+    ) -> None:
         self._http = _open(root, FaultPlan(faults), port)
+        self._http.bytes_per_s = bytes_per_s
         self._thread = threading.Thread(
             target=self._http.serve_forever, args=(0.05,), name="archive-server", daemon=True
         )
@@ -85,6 +93,10 @@ class ArchiveServer:
         """All requests answered so far, in the order in which they ended."""
         with self._http.lock:
             return list(self._http.log)
+
+    def commit(self, fault: Fault) -> None:
+        """Plan one more fault, from now on."""
+        self._http.faults.add(fault)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -132,6 +144,7 @@ class _Http(ThreadingHTTPServer):
         self.faults = faults
         self.lock = threading.Lock()
         self.log: list[Request] = []
+        self.bytes_per_s: float | None = None
 
     @property
     def url(self) -> str:
@@ -183,14 +196,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(path, HTTPStatus.NOT_FOUND)
         elif fault.kind == "server_error":
             wait = {} if fault.retry_after_s is None else {"Retry-After": f"{fault.retry_after_s:g}"}
-            self._refuse(path, HTTPStatus.SERVICE_UNAVAILABLE, wait)
+            self._refuse(path, HTTPStatus(fault.status), wait)
         elif fault.kind == "html":
             self._send(path, HTTPStatus.OK, {"Content-Type": "text/html"}, _Body(len(OUTAGE_PAGE), OUTAGE_PAGE))
+        elif fault.kind == "redirect":
+            self._refuse(path, HTTPStatus.FOUND, {"Location": fault.location or self.path})
         elif fault.kind == "reset":
-            # Linger 0: closing sends RST.
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.close_connection = True
-            self.connection.close()
+            self._reset()
             self._log(path, 0, 0)
         elif fault.kind == "slow":
             time.sleep(fault.delay_s)
@@ -198,6 +210,12 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             return False
         return True
+
+    def _reset(self) -> None:
+        """Linger 0: closing sends RST."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+        self.connection.close()
 
     def _refuse(self, path: str, status: HTTPStatus, headers: dict[str, str] | None = None, text: str = "") -> None:
         page = f"{status.value} {status.phrase}\n{text}\n".encode()
@@ -228,7 +246,8 @@ class _Handler(BaseHTTPRequestHandler):
         }
         if self._is_known(headers):
             return self._send(path, HTTPStatus.NOT_MODIFIED, headers, _Body(0, b""))
-        span = self._wanted_range(state.st_size, headers)
+        ignore = fault is not None and fault.kind == "no_range"
+        span = None if ignore else self._wanted_range(state.st_size, headers)
         if span is None:
             return self._send(path, HTTPStatus.OK, headers, _Body(state.st_size, path=target), fault)
         start, stop = span
@@ -277,27 +296,34 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         if status != HTTPStatus.NOT_MODIFIED:  # there it would be the size of the file that is not sent
-            self.send_header("Content-Length", str(body.size))
+            self.send_header("Content-Length", str(_announced(body.size, fault)))
         self.end_headers()
         sent = 0
         try:
             if self.command != "HEAD":
-                sent = self._send_body(body, fault)
+                for chunk in self._spoilt(body, fault):
+                    self.wfile.write(chunk)
+                    sent += len(chunk)
         finally:
             self._log(path, status.value, sent)
+            if fault is not None and fault.kind == "reset_midway":
+                self._reset()
 
-    def _send_body(self, body: _Body, fault: Fault | None) -> int:
+    def _spoilt(self, body: _Body, fault: Fault | None) -> Iterator[bytearray]:
+        """What is really sent of the body, and how fast."""
         kind = fault.kind if fault is not None else None
-        length = body.size // 2 if kind == "truncated" else body.size
-        sent = 0
-        for chunk in _chunks(body, length):
+        length = body.size // 2 if kind in ("truncated", "short_length", "reset_midway") else body.size
+        if length < _announced(body.size, fault):
+            self.close_connection = True
+        rate = fault.bytes_per_s if fault is not None and kind == "drip" else self.server.bytes_per_s
+        sent, started = 0, time.monotonic()
+        for chunk in _chunks(body, length, CHUNK if rate is None else max(int(rate / CHUNKS_PER_S), 1)):
             if kind == "corrupt" and sent <= body.size // 2 < sent + len(chunk):
                 chunk[body.size // 2 - sent] ^= 0xFF
-            self.wfile.write(chunk)
             sent += len(chunk)
-        if length < body.size:
-            self.close_connection = True
-        return sent
+            if rate is not None:
+                time.sleep(max(0.0, started + sent / rate - time.monotonic()))
+            yield chunk
 
     def _log(self, path: str, status: int, n_bytes: int) -> None:
         request = Request(self.command, path, status, n_bytes, self.headers.get("Range"))
@@ -328,12 +354,19 @@ def _date(text: str | None) -> datetime | None:
         return None
 
 
-def _chunks(body: _Body, length: int) -> Iterable[bytearray]:
+def _announced(size: int, fault: Fault | None) -> int:
+    """Content-Length of a body of `size` bytes."""
+    if fault is not None and fault.kind == "huge_length":
+        return HUGE
+    return size // 2 if fault is not None and fault.kind == "short_length" else size
+
+
+def _chunks(body: _Body, length: int, size: int) -> Iterator[bytearray]:
     if body.path is None:
         yield bytearray((body.content or b"")[:length])
         return
     with body.path.open("rb") as handle:
         handle.seek(body.start)
-        while length > 0 and (chunk := handle.read(min(CHUNK, length))):
+        while length > 0 and (chunk := handle.read(min(size, length))):
             length -= len(chunk)
             yield bytearray(chunk)

@@ -129,6 +129,29 @@ def test_a_body_without_announced_length_is_bounded_too(server, reply, tmp_path)
     assert cached_files(tmp_path) == []
 
 
+@pytest.mark.parametrize("lie", ["another tag", "another place", "another size"])
+def test_a_part_that_does_not_fit_is_thrown_away(lie, server, reply, tmp_path):
+    """Servers behind a balancer answer 206 from another copy, whatever If-Range said."""
+    half, size = len(FRAME) // 2, len(FRAME)
+
+    def answer(_path, headers):
+        if "range" not in headers:
+            whole = len(answers) > 0
+            answers.append("whole")
+            return reply(FRAME, headers={"ETag": '"a"'}, send=None if whole else half)
+        answers.append("part")
+        start, total = half + (lie == "another place"), size + (lie == "another size")
+        place = f"bytes {start}-{size - 1}/{total}"
+        tag = '"b"' if lie == "another tag" else '"a"'
+        return reply(b"?" * (size - start), 206, {"ETag": tag, "Content-Range": place})
+
+    answers: list[str] = []
+    server.script["/" + PATH] = answer
+    with open_archive(tmp_path, server.url) as archive:
+        assert archive.fetch("das", PATH).path.read_bytes() == FRAME
+    assert answers == ["whole", "part", "whole"]
+
+
 def test_a_missing_file_is_asked_for_once(server, tmp_path):
     with open_archive(tmp_path, server.url) as archive:
         for _ in range(2):
