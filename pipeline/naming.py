@@ -142,6 +142,7 @@ MANIFEST_FILE = "manifest.parquet"
 SKIPS_FILE = "skips.parquet"
 FRAMES_FILE = "frames.parquet"
 DATASET_FILE = "dataset.json"
+PLAN_FILE = "plan.json"
 CARD_FILE = "README.md"
 CELLS_FOLDER = "cells"
 
@@ -159,6 +160,11 @@ def building_dir(root: Path, survey: str, version: str) -> Path:
 def latest_pointer(root: Path, survey: str) -> Path:
     """Text file that names the newest published version."""
     return root / "datasets" / survey / LATEST_FILE
+
+
+def plans_dir(root: Path) -> Path:
+    """Directory of written plans, one folder per dataset id."""
+    return root / "plans"
 
 
 def cache_dir(root: Path) -> Path:
