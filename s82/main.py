@@ -19,6 +19,7 @@ WORDS = {
     "demo-real": "Build a dataset from real SDSS files on this disk and report on it.",
     "simulate": "Write a simulated archive in the formats and paths of the real ones.",
     "serve-archive": "Serve an archive tree over HTTP on 127.0.0.1.",
+    "doctor": "What this machine and the servers of a survey offer, and what to do where they do not.",
     "plan": "Objects, exposures, frames, GB, disk and hours of a build, before anything is fetched.",
     "build": "Build and publish a dataset (flow build-dataset).",
     "dataset": "Look at published datasets.",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.simulate.server import ArchiveServer
+from pipeline.simulate.server import ArchiveServer, Fault
 from s82.main import WORDS, main
 
 
@@ -98,3 +98,22 @@ def test_plan_of_a_terabyte_tells_people_whom_to_write_to(
     assert "write to helpdesk@sdss.org first" in out
     assert out.rstrip().endswith("of the survey.")
     assert "--large-transfer" in out
+
+
+def test_doctor_succeeds_only_where_nothing_fails(
+    tiny_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with ArchiveServer(tiny_archive, faults=[Fault("*/fpC-*", "server_error", times=1)]) as server:
+        arguments = ("doctor", "--survey", "tiny", "--archive-root", server.url, "--root", str(tmp_path))
+        code, out, _ = run(*arguments, capsys=capsys)
+        assert code == 1
+        assert [line.split()[:3] for line in out.splitlines() if line.startswith("fail")] == [
+            ["fail", "archive", "das"]
+        ]
+        assert " → ask again later" in out
+        code, out, _ = run(*arguments, "--json", capsys=capsys)
+        assert code == 0
+        assert {check["status"] for check in json.loads(out)["checks"]} <= {"ok", "warn"}
+        code, out, _ = run(*arguments, "--offline", capsys=capsys)
+        assert (code, "not asked" in out) == (0, True)
