@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from pipeline.doctor.asking import Answer, NoAnswer, ask, in_parallel
-from pipeline.doctor.check import Check
+from pipeline.doctor.check import Check, Status
 from pipeline.doctor.releases import Releases, release_checks
 from pipeline.doctor.sqlpage import NotATable, read_page
 from pipeline.naming import FrameId, frame_path, photofield_path
@@ -49,14 +49,23 @@ class Finding:
     """Path of a file that the archive must have."""
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A check to be made, and what it comes to where no answer comes in time."""
+
+    name: str
+    ask: Callable[[], Finding]
+    when_late: Status = "fail"
+
+
 def check_servers(survey: SurveyConfig, releases: Releases) -> list[Check]:
     """Ask all of them, in two rounds of which each is done after `ROUND_S`."""
-    first = [("object list", lambda: Finding(_table("object list", survey.catalog.source)))]
-    first += [(f"index {source.archive} ({source.kind})", _asker(source, survey)) for source in survey.index]
+    first = [Question("object list", lambda: Finding(_table("object list", survey.catalog.source)))]
+    first += [Question(f"index {source.archive} ({source.kind})", _asker(source, survey)) for source in survey.index]
     if url := os.environ.get("PREFECT_API_URL"):
-        first.append(("prefect server", lambda: Finding(_prefect_server(url))))
+        first.append(Question("prefect server", lambda: Finding(_prefect_server(url))))
     if _is_at_sdss(survey):
-        first += [(name, _finding(check)) for name, check in release_checks(releases)]
+        first += [Question(name, _finding(check), "warn") for name, check in release_checks(releases)]
     findings = _round(first)
     samples: dict[str, str] = {}
     for source, finding in zip(survey.index, findings[1:], strict=False):
@@ -72,11 +81,14 @@ def _finding(check: Callable[[], Check]) -> Callable[[], Finding]:
     return lambda: Finding(check())
 
 
-def _round(calls: Sequence[tuple[str, Callable[[], Finding]]]) -> list[Finding]:
-    """Everything at once; who is not done in time has failed."""
-    results = in_parallel([call for _, call in calls], ROUND_S)
-    late = [Finding(Check(name, "fail", f"no answer within {ROUND_S:g} s", LATER)) for name, _ in calls]
-    return [result or too_late for result, too_late in zip(results, late, strict=True)]
+def _round(questions: Sequence[Question]) -> list[Finding]:
+    """Everything at once, and no longer than `ROUND_S`."""
+    findings = in_parallel([question.ask for question in questions], ROUND_S)
+    late = [
+        Finding(Check(question.name, question.when_late, f"no answer within {ROUND_S:g} s", LATER))
+        for question in questions
+    ]
+    return [finding or too_late for finding, too_late in zip(findings, late, strict=True)]
 
 
 def _is_at_sdss(survey: SurveyConfig) -> bool:
@@ -171,12 +183,12 @@ def _frame_of(key: Sequence[int], survey: SurveyConfig, archive: ArchiveConfig) 
 
 def _archives(archives: Sequence[ArchiveConfig], samples: dict[str, str]) -> list[Check]:
     """Every mirror, at once. One that fails beside one that works is a warning."""
-    calls = [
-        (f"archive {archive.name}", _file_asker(archive, url, samples.get(archive.name, "")))
+    questions = [
+        Question(f"archive {archive.name}", _file_asker(archive, url, samples.get(archive.name, "")))
         for archive in archives
         for url in archive.base_urls
     ]
-    checks = iter([finding.check for finding in _round(calls)])
+    checks = iter([finding.check for finding in _round(questions)])
     found = []
     for archive in archives:
         mirrors = [next(checks) for _ in archive.base_urls]
