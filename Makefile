@@ -7,7 +7,7 @@ WORK ?= work
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-real test test-real lint format lock clean
+.PHONY: help demo demo-real test test-remote lint format lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ demo-real: $(VENV)/.installed  ## The same pipeline on real SDSS files: S82_REAL
 
 test: $(VENV)/.installed  ## The whole test suite
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+test-remote: $(VENV)/.installed  ## Whether the real SDSS servers are as this software takes them to be, in a minute
+	$(BIN)/pytest tests/remote -m remote_data --tb=line --durations=0
 
 lint: $(VENV)/.installed  ## Style and types
 	$(BIN)/ruff check .

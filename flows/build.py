@@ -20,13 +20,10 @@ from flows.workers import worker_pool
 from pipeline.archive import Archive
 from pipeline.build import Build, exclusive, open_archive, prepare, publish
 from pipeline.cells import CellResult, build_cell
+from pipeline.costs import CELLS_AT_ONCE, PlanSummary, check_transfer
 from pipeline.errors import DatasetError
 from pipeline.manifest import SKIPS_FILE, Dataset
-from pipeline.plan import PlanSummary
 from pipeline.survey import load_survey
-
-CELLS_AT_ONCE = 2
-"""One cell's frames are fetched while another's are cut; the decoding itself shares one process pool."""
 
 
 class Published(BaseModel):
@@ -57,7 +54,11 @@ class Site:
 
 @flow(name="build-dataset", task_runner=ThreadPoolTaskRunner(max_workers=CELLS_AT_ONCE))  # type: ignore[arg-type]
 def build_dataset(
-    survey: str = "demo", root: Path = Path("work"), archive_root: str | None = None, workers: int | None = None
+    survey: str = "demo",
+    root: Path = Path("work"),
+    archive_root: str | None = None,
+    workers: int | None = None,
+    large_transfer: bool = False,
 ) -> Published:
     """Build every object's image sequence and publish them as one dataset version.
 
@@ -71,6 +72,8 @@ def build_dataset(
         Address of a local archive, for surveys that do not fix one.
     workers
         Decoding processes; default one per core.
+    large_transfer
+        Fetch even more than a terabyte: the archive's keepers have been told.
     """
     logger = get_run_logger()
     clock = Stopwatch()
@@ -79,10 +82,11 @@ def build_dataset(
     with open_archive(resolved, root) as archive:
         with clock("plan"):
             build = step("plan")(prepare)(resolved, root, archive)
-        logger.info("%s: %s", build.dataset_id, _outlook(build.plan.summary))
+        logger.info("%s: %s", build.dataset_id, _outlook(build.summary))
         if (dataset := build.published()) is not None:
             logger.info("%s is published already at %s", build.dataset_id, dataset.path)
             return _published(dataset, built_now=False)
+        check_transfer(build.summary, allowed=large_transfer)
         with exclusive(build):
             with clock("cells"), worker_pool(n_workers) as executor:
                 results = _run_cells(build, archive, executor, n_workers)
@@ -118,11 +122,10 @@ def _run_cells(build: Build, archive: Archive, executor: Executor, workers: int)
 
 
 def _outlook(summary: PlanSummary) -> str:
-    gigabytes = sum(summary.gigabytes.values())
     return (
         f"{summary.objects} objects, {summary.exposures} exposures, {summary.frames} frames "
         f"to be read {summary.frame_reads} times in {summary.cells} cells, "
-        f"about {gigabytes:.2f} GB and {summary.hours:.2f} core hours"
+        f"about {summary.fetch_gb:.2f} GB to fetch and {summary.core_hours:.2f} core hours to cut"
     )
 
 

@@ -190,9 +190,9 @@ class Archive:
         with self._cache.needing({Key(*place): times for place, times in uses.items()}) as used:
             yield lambda archive_name, path: used(Key(archive_name, path))
 
-    def held(self, archive_name: str) -> set[str]:
-        """Paths of an archive's files that are in the cache."""
-        return self.ledger.held(archive_name)
+    def held(self) -> dict[str, set[str]]:
+        """Paths of the files that are in the cache, per archive."""
+        return {name: self.ledger.held(name) for name in self._archives}
 
     def forget_missing(self, archive_name: str, paths: Iterable[str]) -> None:
         """Do not believe that these files are missing: the server was out of order when it said so."""

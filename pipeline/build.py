@@ -23,6 +23,7 @@ from pipeline.atomic import sync_dir, write_text
 from pipeline.card import dataset_card
 from pipeline.catalog import Catalog, read_catalog
 from pipeline.cells import CellResult
+from pipeline.costs import PlanSummary, summarise
 from pipeline.errors import DatasetError
 from pipeline.exposures import build_index
 from pipeline.manifest import (
@@ -67,6 +68,7 @@ class Build:
     root: Path
     catalog: Catalog
     plan: Plan
+    summary: PlanSummary
     input_hash: str
 
     @property
@@ -134,7 +136,8 @@ def prepare(survey: SurveyConfig, root: Path, archive: Archive) -> Build:
     fingerprint = survey.fingerprint()
     for cell in plan.cells:
         digest.update(cell.input_hash(fingerprint).encode())
-    return Build(survey=survey, root=root, catalog=catalog, plan=plan, input_hash=digest.hexdigest())
+    summary = summarise(survey, plan, archive.held())
+    return Build(survey=survey, root=root, catalog=catalog, plan=plan, summary=summary, input_hash=digest.hexdigest())
 
 
 def publish(build: Build, results: Sequence[CellResult], seconds: Mapping[str, float]) -> Dataset:

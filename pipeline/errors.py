@@ -22,6 +22,10 @@ class ExposureIndexError(PipelineError):
     """The exposure index cannot be read or does not say what it must."""
 
 
+class LargeTransfer(PipelineError):
+    """So much is to be fetched that the archive's keepers must be told first, and nobody said that they were."""
+
+
 class ArchiveError(PipelineError):
     """An archive did not give what was asked for, after all retries."""
 

@@ -177,6 +177,7 @@ MANIFEST_FILE = "manifest.parquet"
 SKIPS_FILE = "skips.parquet"
 FRAMES_FILE = "frames.parquet"
 DATASET_FILE = "dataset.json"
+PLAN_FILE = "plan.json"
 CARD_FILE = "README.md"
 CELLS_FOLDER = "cells"
 LEDGER_FILE = "ledger.sqlite"
@@ -195,6 +196,11 @@ def building_dir(root: Path, survey: str, version: str) -> Path:
 def latest_pointer(root: Path, survey: str) -> Path:
     """Text file that names the newest published version."""
     return root / "datasets" / survey / LATEST_FILE
+
+
+def plans_dir(root: Path) -> Path:
+    """Directory of written plans, one folder per dataset id."""
+    return root / "plans"
 
 
 def cache_dir(root: Path) -> Path:

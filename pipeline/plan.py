@@ -1,4 +1,4 @@
-"""What a build will do, before anything large is fetched: objects × exposures → cells, with volume and time.
+"""What a build will do, before anything large is fetched: objects × exposures → cells; `costs` says what it comes to.
 
 A cell is the unit of everything: the objects of one patch (camcol × RA interval) and season, with every
 exposure of theirs. An object is in exactly one cell, so a cell ends with finished per-object files.
@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from typing import Final
 
@@ -27,15 +26,6 @@ from pipeline.selection import season_of
 from pipeline.survey import Season, SelectionConfig, SurveyConfig
 
 ALL_SEASONS: Final = "all"
-FRAME_MB: Final[Mapping[Layout, float]] = {"sas-dr8": 3.5, "das-dr7": 2.36}
-"""Mean size of a frame file, of ten real ones each."""
-SIDECAR_MB: Final[Mapping[Layout, float]] = {"sas-dr8": 0.61, "das-dr7": 1.48}
-"""fpM in five bands and the calibration table, per exposure (gzipped on the SAS only; of three real fields)."""
-FRAME_CPU_S: Final[Mapping[Layout, float]] = {"sas-dr8": 0.8, "das-dr7": 0.15}
-"""Time to decode and cut one frame on one core; bzip2 rules it."""
-TRANSFER_MB_PER_S: Final = 8.0
-"""What four connections to the SDSS servers are taken to give."""
-
 _QUALITIES: Final = {"any": (0, 1, 2, 3, 4, 5), "acceptable": (2, 3), "good": (3,)}
 
 
@@ -87,33 +77,13 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class PlanSummary:
-    """What the plan comes to. Volumes and hours are estimates from `FRAME_MB`, `FRAME_CPU_S`, `TRANSFER_MB_PER_S`."""
-
-    objects: int
-    exposures: int
-    """Distinct ones."""
-    frames: int
-    """Distinct ones, each fetched once."""
-    frame_reads: int
-    """Frames decoded: those that two cells share count twice."""
-    thumbnails: int
-    cells: int
-    gigabytes: dict[str, float]
-    """To fetch, per archive."""
-    hours: float
-    """On one core, fetching and cutting at the same time."""
-    left_out: dict[str, int]
-    """Exposures of the index that the selection leaves out: 'psf', 'quality', 'season' (the first that applies)."""
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """Cells in the order of their ids, and the objects of the catalogue that no usable exposure covers."""
 
     cells: tuple[Cell, ...]
     skips: tuple[Skip, ...]
-    summary: PlanSummary
+    left_out: dict[str, int]
+    """Exposures of the index that the selection leaves out: 'psf', 'quality', 'season' (the first that applies)."""
 
 
 def make_plan(survey: SurveyConfig, catalog: Catalog, index: ExposureIndex) -> Plan:
@@ -137,8 +107,7 @@ def make_plan(survey: SurveyConfig, catalog: Catalog, index: ExposureIndex) -> P
 
     skips = _explain_missing(targets, seasons, covered, chosen, verdict)
     cells = _make_cells(survey, targets, seasons, chosen, index)
-    summary = _summarise(survey, cells, Counter(verdict[verdict != ""].tolist()))
-    return Plan(cells, skips, summary)
+    return Plan(cells, skips, dict(sorted(Counter(verdict[verdict != ""].tolist()).items())))
 
 
 def _judge(index: ExposureIndex, selection: SelectionConfig) -> NDArray[np.str_]:
@@ -232,26 +201,3 @@ def _exposures(survey: SurveyConfig, index: ExposureIndex, wanted: NDArray[np.in
         place: Exposure(archive, layouts[archive], *key)
         for place, archive, key in zip(places.tolist(), part.archive.tolist(), keys, strict=True)
     }
-
-
-def _summarise(survey: SurveyConfig, cells: tuple[Cell, ...], left_out: Counter[str]) -> PlanSummary:
-    n_bands = len(survey.thumbnails.bands)
-    visits = [visit for cell in cells for visit in cell.visits]
-    exposures = {visit.exposure for visit in visits}
-    gigabytes = {archive.name: 0.0 for archive in survey.archives}
-    for exposure in exposures:
-        megabytes = FRAME_MB[exposure.layout] * n_bands + SIDECAR_MB[exposure.layout]
-        gigabytes[exposure.archive] += megabytes / 1000
-    cpu_s = sum(FRAME_CPU_S[visit.exposure.layout] for visit in visits) * n_bands
-    transfer_s = sum(gigabytes.values()) * 1000 / TRANSFER_MB_PER_S
-    return PlanSummary(
-        objects=sum(len(cell.targets) for cell in cells),
-        exposures=len(exposures),
-        frames=len(exposures) * n_bands,
-        frame_reads=len(visits) * n_bands,
-        thumbnails=sum(len(visit.object_ids) for visit in visits) * n_bands,
-        cells=len(cells),
-        gigabytes=gigabytes,
-        hours=max(cpu_s, transfer_s) / 3600,
-        left_out=dict(sorted(left_out.items())),
-    )

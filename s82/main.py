@@ -20,6 +20,8 @@ WORDS = {
     "simulate": "Write a simulated archive in the formats and paths of the real ones.",
     "serve-archive": "Serve an archive tree over HTTP on 127.0.0.1.",
     "catalog": "Count and select the objects of a list.",
+    "doctor": "What this machine and the servers of a survey offer, and what to do where they do not.",
+    "plan": "Objects, exposures, frames, GB, disk and hours of a build, before anything is fetched.",
     "build": "Build and publish a dataset (flow build-dataset).",
     "dataset": "Look at published datasets.",
     "train": "Train on photometrically typed objects (flow train-model).",

@@ -56,6 +56,24 @@ def test_building_the_same_again_changes_nothing(published, tiny_archive: Path, 
     assert fetched == []
 
 
+def test_a_large_transfer_is_refused_before_a_frame_is_fetched_unless_it_was_announced(
+    prefect_server: None, tiny_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catalogue and index come, then the error says whom to write to; with the flag the build goes on."""
+    from flows.build import build_dataset
+    from pipeline.errors import LargeTransfer
+
+    monkeypatch.setattr("pipeline.costs.LARGE_TRANSFER_GB", 0.001)
+    with ArchiveServer(tiny_archive) as server:
+        with pytest.raises(LargeTransfer, match=r"helpdesk@sdss\.org.*--large-transfer"):
+            build_dataset(survey="tiny", root=tmp_path, archive_root=server.url, workers=2)
+        fetched = [request.path for request in server.requests if "frame-" in request.path or "fpC-" in request.path]
+        assert fetched == []
+        assert build_dataset(
+            survey="tiny", root=tmp_path, archive_root=server.url, workers=2, large_transfer=True
+        ).built_now
+
+
 def test_a_failed_build_says_which_cell_and_what_to_do(
     prefect_server: None, tiny_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

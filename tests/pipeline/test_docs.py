@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline.manifest import FRAMES_SCHEMA, MANIFEST_SCHEMA, SKIPS_SCHEMA
+from pipeline.planfile import PLAN_SCHEMA, PlanInfo
 from pipeline.sequences import COLUMNS
 from pipeline.survey import SurveyConfig, load_survey
 from pipeline.thumbnails import target_wcs_header
@@ -64,3 +65,9 @@ def test_the_guide_of_the_format_names_every_column_unit_and_reason():
     reasons = set(re.findall(r'(?:\bSkip|_skipped)\(\s*"([a-z-]+)"', sources))
     assert len(reasons) > 10
     assert sorted(name for name in columns | units | reasons if f"`{name}`" not in text) == []
+
+
+def test_the_guide_of_the_plan_names_every_column_and_key():
+    text = (PROJECT / "docs" / "plan.md").read_text(encoding="utf-8")
+    names = {*PLAN_SCHEMA.names, *PlanInfo.model_fields} - {"dataset_id", "frames_sha256"}  # these two in words
+    assert sorted(name for name in names if f"`{name}`" not in text) == []

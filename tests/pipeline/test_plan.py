@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
 
 from pipeline.catalog import Catalog, Target
 from pipeline.exposures import ExposureIndex
@@ -115,18 +114,6 @@ def test_the_plan_does_not_depend_on_the_order_of_rows():
     assert make_plan(survey(), shuffled, index.take(rng.permutation(len(index)))) == plan
 
 
-def test_summary_counts_what_the_cells_hold():
-    plan = make_plan(survey(), objects(), sky())
-    summary = plan.summary
-    exposures = {visit.exposure for cell in plan.cells for visit in cell.visits}
-    assert (summary.objects, summary.cells) == (60, len(plan.cells))
-    assert (summary.exposures, summary.frames) == (len(exposures), 5 * len(exposures))
-    assert summary.thumbnails == 5 * len(cuts(plan))
-    assert summary.frame_reads == 5 * sum(len(cell.visits) for cell in plan.cells) >= summary.frames
-    assert summary.gigabytes == {"das": pytest.approx(len(exposures) * (5 * 2.36 + 1.48) / 1000), "sas": 0}
-    assert summary.hours > 0
-
-
 def test_an_object_of_a_season_uses_that_season_alone():
     catalog = objects(5, first_cid=700), objects(5, first_cid=13000), objects(5, first_cid=90000)
     together = Catalog(sum((each.targets for each in catalog), ()), (), "")
@@ -148,7 +135,7 @@ def test_what_the_selection_leaves_out_is_counted_and_explained():
     n_run = 24
     plan = make_plan(survey(max_psf_fwhm_arcsec=2.0), objects(), index)
     assert {run for _, run, _, _ in cuts(plan)} == {0, 4, 5}
-    assert plan.summary.left_out == {"psf": 2 * n_run, "quality": n_run}
+    assert plan.left_out == {"psf": 2 * n_run, "quality": n_run}
     assert {run for _, run, _, _ in cuts(make_plan(survey(min_quality="any"), objects(), index))} == {0, 1, 3, 4, 5}
 
     far = Target("far", 200.0, 0.0, "", "", "")

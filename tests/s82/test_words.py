@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.simulate.server import ArchiveServer, Fault
 from s82.main import WORDS, main
 
 
@@ -65,3 +66,54 @@ def test_settings_of_a_preset_nest() -> None:
         "train": {"epochs": 5, "lr": 1e-4},
         "device": "cpu",
     }
+
+
+def test_plan_says_and_writes_what_a_build_would_fetch_and_fetches_no_frame(
+    tiny_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ArchiveServer(tiny_archive) as server:
+        arguments = ("plan", "--survey", "tiny", "--archive-root", server.url, "--root", str(tmp_path))
+        code, out, _ = run(*arguments, "--json", capsys=capsys)
+        assert (code, run(*arguments, "--out", str(tmp_path / "out"), capsys=capsys)[0]) == (0, 0)
+        fetched = [request.path for request in server.requests if "frame-" in request.path or "fpC-" in request.path]
+    plan = json.loads(out)
+    assert fetched == []
+    assert plan["summary"]["frames"] == sum(costs["frames"] for costs in plan["summary"]["archives"].values()) == 12
+    assert plan["objects_left_out"] == {"set-aside": 1}
+    assert plan["advice"] == ""
+    written = Path(plan["plan"])
+    assert written == tmp_path / "plans" / plan["dataset_id"]
+    for file in ("plan.json", "frames.parquet"):
+        assert (written / file).read_bytes() == (tmp_path / "out" / file).read_bytes()
+
+
+def test_plan_of_a_terabyte_tells_people_whom_to_write_to(
+    tiny_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.costs.LARGE_TRANSFER_GB", 0.001)
+    with ArchiveServer(tiny_archive) as server:
+        arguments = ("plan", "--survey", "tiny", "--archive-root", server.url, "--root", str(tmp_path))
+        code, out, _ = run(*arguments, capsys=capsys)
+    assert code == 0
+    assert "write to helpdesk@sdss.org first" in out
+    assert out.rstrip().endswith("of the survey.")
+    assert "--large-transfer" in out
+
+
+def test_doctor_succeeds_only_where_nothing_fails(
+    tiny_archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with ArchiveServer(tiny_archive, faults=[Fault("*/fpC-*", "server_error", times=1)]) as server:
+        arguments = ("doctor", "--survey", "tiny", "--archive-root", server.url, "--root", str(tmp_path))
+        code, out, _ = run(*arguments, capsys=capsys)
+        assert code == 1
+        assert [line.split()[:3] for line in out.splitlines() if line.startswith("fail")] == [
+            ["fail", "archive", "das"]
+        ]
+        assert " → ask again later" in out
+        code, out, _ = run(*arguments, "--json", capsys=capsys)
+        assert code == 0
+        assert {check["status"] for check in json.loads(out)["checks"]} <= {"ok", "warn"}
+        code, out, _ = run(*arguments, "--offline", capsys=capsys)
+        assert (code, "not asked" in out) == (0, True)
