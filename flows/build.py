@@ -59,6 +59,7 @@ def build_dataset(
     archive_root: str | None = None,
     workers: int | None = None,
     large_transfer: bool = False,
+    retry_missing: bool = False,
 ) -> Published:
     """Build every object's image sequence and publish them as one dataset version.
 
@@ -74,12 +75,14 @@ def build_dataset(
         Decoding processes; default one per core.
     large_transfer
         Fetch even more than a terabyte: the archive's keepers have been told.
+    retry_missing
+        Ask once more for files that their archives said not to have.
     """
     logger = get_run_logger()
     clock = Stopwatch()
     resolved = load_survey(survey).with_root(archive_root)
     n_workers = workers or os.cpu_count() or 1
-    with open_archive(resolved, root) as archive:
+    with open_archive(resolved, root, retry_missing=retry_missing) as archive:
         with clock("plan"):
             build = step("plan")(prepare)(resolved, root, archive)
         logger.info("%s: %s", build.dataset_id, _outlook(build.summary))

@@ -23,6 +23,7 @@ WORDS = {
     "doctor": "What this machine and the servers of a survey offer, and what to do where they do not.",
     "plan": "Objects, exposures, frames, GB, disk and hours of a build, before anything is fetched.",
     "build": "Build and publish a dataset (flow build-dataset).",
+    "cache": "Look at downloads: what is here, what archives lack, what changed.",
     "dataset": "Look at published datasets.",
     "train": "Train on photometrically typed objects (flow train-model).",
     "fine-tune": "Fine-tune on spectroscopically confirmed objects (flow fine-tune-model).",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,15 +17,12 @@ from s82.output import as_json, root_option, show
 @click.option("--archive-root", help="Address of a local archive, for surveys that do not fix one.")
 @click.option("--workers", type=click.IntRange(1), help="Decoding processes; default one per core.")
 @click.option("--large-transfer", is_flag=True, help="Fetch even more than 1 TB: helpdesk@sdss.org has been told.")
+@click.option("--retry-missing", is_flag=True, help="Ask once more for files that their archives said not to have.")
 @as_json
-def command(
-    survey: str, root: str, archive_root: str | None, workers: int | None, large_transfer: bool, as_json: bool
-) -> None:
+def command(survey: str, root: str, archive_root: str | None, as_json: bool, **options: Any) -> None:
     """Build every object's image sequence and publish them as one dataset version."""
     load_survey(survey).with_root(archive_root)  # say what is wrong with it before Prefect takes its ten seconds
     from flows.build import build_dataset
 
-    published = build_dataset(
-        survey=survey, root=Path(root), archive_root=archive_root, workers=workers, large_transfer=large_transfer
-    )
+    published = build_dataset(survey=survey, root=Path(root), archive_root=archive_root, **options)
     show(published.model_dump(mode="json"), as_json=as_json)

@@ -83,7 +83,7 @@ def test_a_failed_build_says_which_cell_and_what_to_do(
     from pipeline.errors import DatasetError
     from pipeline.naming import cache_dir
 
-    def impatient(survey, root):  # type: ignore[no-untyped-def]
+    def impatient(survey, root, **_):  # type: ignore[no-untyped-def]
         archives = [archive.model_copy(update={"attempts": 1}) for archive in survey.archives]
         return Archive(archives, cache_dir(root), Patience(attempts=1, wait_initial_s=0.01, wait_max_s=0.01))
 

@@ -1,0 +1,98 @@
+"""What the cache of downloads holds and what its ledger remembers; for people, and for those who doubt their disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.cache import LOCKS, PARTS
+from pipeline.errors import ArchiveError, FrameError
+from pipeline.identity import check_file
+from pipeline.ledger import Key, Ledger, Origin
+from pipeline.manifest import file_sha256
+from pipeline.naming import LEDGER_FILE
+
+
+@dataclass(frozen=True, slots=True)
+class CacheContents:
+    """The cache in numbers."""
+
+    files: dict[str, int]
+    """Per archive; '' are tables and pages from elsewhere."""
+    gigabytes: dict[str, float]
+    unfinished: int
+    """Downloads that broke off and will be gone on with."""
+    missing: list[dict[str, Any]]
+    """Files that their servers said not to have, and when."""
+    changes: list[dict[str, Any]]
+    """Files that were not what they had been before."""
+
+
+def describe_cache(folder: Path) -> CacheContents:
+    """Read the ledger of the cache in `folder`.
+
+    Raises
+    ------
+    ArchiveError
+        There is no cache, or its ledger is damaged.
+    """
+    ledger = _open(folder)
+    try:
+        files: dict[str, int] = {}
+        gigabytes: dict[str, float] = {}
+        for key, origin in ledger.files():
+            files[key.archive] = files.get(key.archive, 0) + 1
+            gigabytes[key.archive] = gigabytes.get(key.archive, 0.0) + origin.n_bytes / 1e9
+        unfinished = sum(1 for _ in (folder / PARTS).glob("*.part"))
+        missing, changes = ledger.all_missing(), ledger.changes()
+        return CacheContents(
+            files, gigabytes, unfinished, [asdict(one) for one in missing], [asdict(c) for c in changes]
+        )
+    finally:
+        ledger.close()
+
+
+def cache_problems(folder: Path) -> list[str]:
+    """Read every file of the cache in `folder` whole; one line for each that is not what the ledger or its name says.
+
+    Raises
+    ------
+    ArchiveError
+        There is no cache, or its ledger is damaged.
+    """
+    ledger = _open(folder)
+    try:
+        known = dict(ledger.files())
+        found = [problem for key, origin in sorted(known.items()) for problem in _problems(folder, key, origin)]
+        return found + list(_strangers(folder, known))
+    finally:
+        ledger.close()
+
+
+def _open(folder: Path) -> Ledger:
+    if not (folder / LEDGER_FILE).is_file():
+        raise ArchiveError(f"{folder} is not a cache of downloads: it has no {LEDGER_FILE}; name the --root of a build")
+    return Ledger(folder / LEDGER_FILE)
+
+
+def _problems(folder: Path, key: Key, origin: Origin) -> Iterator[str]:
+    place = folder / key.archive / key.path
+    if not place.is_file():
+        yield f"{place} is gone; it is fetched again when it is needed"
+    elif file_sha256(place) != origin.sha256:
+        yield f"{place} is not what was fetched from {origin.url}; it is fetched again when it is needed"
+    elif key.archive:
+        try:
+            check_file(place, place.name)
+        except FrameError as error:
+            yield f"{place}: {error}"
+
+
+def _strangers(folder: Path, known: dict[Key, Origin]) -> Iterator[str]:
+    expected = {folder / key.archive / key.path for key in known}
+    for path in sorted(folder.rglob("*")):
+        ours = path.relative_to(folder).parts[0] in (PARTS, LOCKS) or path.name.startswith(LEDGER_FILE)
+        if path.is_file() and not ours and path not in expected:
+            yield f"{path} is not in the ledger: nothing will ever use it"
