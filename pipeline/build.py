@@ -24,7 +24,7 @@ from pipeline.card import dataset_card
 from pipeline.catalog import Catalog, read_catalog
 from pipeline.cells import CellResult
 from pipeline.errors import DatasetError
-from pipeline.exposures import build_index
+from pipeline.indexing.build import build_index
 from pipeline.manifest import (
     FRAMES_SCHEMA,
     MANIFEST_SCHEMA,
@@ -114,8 +114,10 @@ def open_archive(survey: SurveyConfig, root: Path) -> Archive:
     return Archive(survey.archives, cache_dir(root))
 
 
-def prepare(survey: SurveyConfig, root: Path, archive: Archive) -> Build:
+def prepare(survey: SurveyConfig, root: Path, archive: Archive, *, refresh_index: bool = False) -> Build:
     """Read catalogue and exposure index and plan the cells; nothing is downloaded but these two.
+
+    An index that an earlier call has kept below `root` is used as it is, unless `refresh_index`.
 
     Raises
     ------
@@ -126,7 +128,7 @@ def prepare(survey: SurveyConfig, root: Path, archive: Archive) -> Build:
     """
     table = archive.fetch_url(survey.catalog.source, f"{survey.name}-catalog", refresh=True)
     catalog = read_catalog(table.path, survey.catalog)
-    plan = make_plan(survey, catalog, build_index(survey, archive))
+    plan = make_plan(survey, catalog, build_index(survey, archive, root, refresh=refresh_index))
     if not plan.cells:
         reasons = Counter(skip.reason for skip in (*catalog.skips, *plan.skips))
         raise DatasetError(f"survey {survey.name}: no object has an exposure; left out: {dict(reasons)}")

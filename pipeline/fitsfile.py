@@ -19,8 +19,10 @@ MAX_WORDS = 200
 
 
 @contextmanager
-def open_fits(path: Path, what: str) -> Iterator[fits.HDUList]:
+def open_fits(path: Path, what: str, *, mapped: bool = False) -> Iterator[fits.HDUList]:
     """Give the HDUs of a FITS file, compressed or not, for reading; `what` says what it must be, with its article.
+
+    With `mapped` the file, not compressed and of any size, is read only where it is looked at.
 
     Bad cards make astropy fail in a dozen ways, some only when a card or column is first touched, so
     that every exception of the body counts as the file's fault.
@@ -31,11 +33,11 @@ def open_fits(path: Path, what: str) -> Iterator[fits.HDUList]:
         The file cannot be read, or the body could not use what it found. Errors of this package pass as they are.
     """
     try:
-        content = BytesIO(read_bytes(path))
-        with warnings.catch_warnings(action="error", category=AstropyUserWarning):  # says so of a truncated file
-            hdus = fits.open(content, memmap=False, lazy_load_hdus=False)
-        with hdus:
-            yield hdus
+        with path.open("rb") if mapped else BytesIO(read_bytes(path)) as content:
+            with warnings.catch_warnings(action="error", category=AstropyUserWarning):  # says so of a truncated file
+                hdus = fits.open(content, memmap=mapped, lazy_load_hdus=False)
+            with hdus:
+                yield hdus
     except PipelineError:
         raise
     except Exception as error:
