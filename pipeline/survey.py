@@ -89,7 +89,7 @@ class WindowFlistIndex(Config):
 
 
 class FileIndex(Config):
-    """Fields of one archive from a Parquet file as a build keeps it in `index/`, or from CSV or ECSV with its columns."""
+    """Fields of one archive from a Parquet file as a build keeps it in `index/`, or CSV or ECSV with its columns."""
 
     kind: Literal["file"]
     archive: str

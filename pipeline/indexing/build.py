@@ -39,31 +39,53 @@ def build_index(survey: SurveyConfig, archive: Archive, root: Path, *, refresh: 
     A stored index is used without asking a server, as long as the survey's servers are those that it came from.
     With `refresh`, and where a server is another one, the servers are asked what has changed, and only that is
     read: runs whose counts differ, files that are not what they were. Files on this machine are compared always.
-    A stored index that is damaged, or of other sources, is built anew.
+    A stored index that is damaged, or of other sources, is built anew. What was read before a failure is kept, and
+    the next call goes on from there.
 
     Raises
     ------
     ExposureIndexError
         A source does not answer, or its answer is not what it must be, or there is no exposure at all.
     """
-    place = index_path(root, survey.name, index_fingerprint(survey))
-    stored: list[Part] = []
-    with suppress(ExposureIndexError):  # not there, or not to be trusted: what follows reads everything
-        stored = read_parts(place, index_fingerprint(survey))
+    fingerprint = index_fingerprint(survey)
+    place = index_path(root, survey.name, fingerprint)
+    stored, is_complete = _read_stored(place, fingerprint)
     pace = Pace()
     parts: list[Part] = []
     for section, source in enumerate(survey.index):
         known = [part for part in stored if part.provenance.section == section]
-        if refresh or not _is_current(source, known, survey):
-            config = survey.archive(source.archive)
-            by_key = {part.provenance.key: part for part in known}
-            known = _read(source, Reading(section, source.kind, config, archive, by_key, pace))
-        parts += known
+        if is_complete and not refresh and _is_current(source, known, survey):
+            parts += known
+            continue
+        by_key = {part.provenance.key: part for part in known}
+        reading = Reading(section, source.kind, survey.archive(source.archive), archive, by_key, pace)
+        try:
+            parts += _read(source, reading)
+        except BaseException:
+            if not is_complete:
+                _keep_unfinished(place, [*stored, *parts, *reading.made], fingerprint)
+            raise
     if not sum(len(part.rows) for part in parts):
         raise ExposureIndexError(f"survey {survey.name}: the exposure index is empty; check its [[index]] sources")
-    if refresh or _has_changed(parts, stored):
-        _store(place, parts, index_fingerprint(survey))
+    if refresh or not is_complete or _has_changed(parts, stored):
+        _store(place, parts, fingerprint)
     return concatenate([part.rows for part in parts])
+
+
+def _read_stored(place: Path, fingerprint: str) -> tuple[list[Part], bool]:
+    """The stored parts, and whether they are all; none where the file is not there, or not to be trusted."""
+    try:
+        return read_parts(place, fingerprint)
+    except ExposureIndexError:
+        return [], False
+
+
+def _keep_unfinished(place: Path, parts: Sequence[Part], fingerprint: str) -> None:
+    """Store what a reading that failed has got, so that the next one need not ask for it again."""
+    newest = {(part.provenance.section, part.provenance.key): part for part in parts}
+    if newest:
+        with suppress(OSError):  # the failure itself is what is to be told
+            write_parts(place, list(newest.values()), fingerprint, complete=False)
 
 
 def index_fingerprint(survey: SurveyConfig) -> str:

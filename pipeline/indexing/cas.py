@@ -117,7 +117,7 @@ class _Client:
                     cache=False,
                 )
             )
-        except (requests.ConnectionError, requests.Timeout) as error:
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             raise Transient(ArchiveError(f"{self._server}{self.path}: {type(error).__name__} {error}")) from error
         except requests.RequestException as error:
             raise ArchiveError(f"{self._server}{self.path}: {error}; check the url of [[index]]") from error
@@ -143,6 +143,7 @@ def _read_bounded(response: requests.Response, **_: object) -> None:
         if time.monotonic() - started > MAX_ANSWER_S:
             raise requests.Timeout(f"no whole answer in {MAX_ANSWER_S:.0f} s")
     response._content = bytes(content)
+    response.encoding = "utf-8"  # else it is guessed from all of the body, for the log
 
 
 def _checked(response: requests.Response) -> bytes | None:

@@ -68,10 +68,14 @@ class Reading:
     known: Mapping[str, Part]
     """Parts that an earlier index has of this section, by key."""
     pace: Pace = field(default_factory=Pace)
+    made: list[Part] = field(default_factory=list)
+    """All that `keep` and `new` have made: what there is if the rest fails."""
 
     def keep(self, part: Part, servers: tuple[str, ...]) -> Part:
         """A part of the earlier index that a server has just confirmed."""
-        return Part(replace(part.provenance, servers=servers, confirmed_utc=utc_now()), part.rows)
+        part = Part(replace(part.provenance, servers=servers, confirmed_utc=utc_now()), part.rows)
+        self.made.append(part)
+        return part
 
     def new(
         self,
@@ -100,7 +104,9 @@ class Reading:
             confirmed_utc=now,
             software=software_version(),
         )
-        return Part(provenance, rows)
+        part = Part(provenance, rows)
+        self.made.append(part)
+        return part
 
     def of_file(
         self, key: str, path: str, sha256: str, servers: tuple[str, ...], read: Callable[[], ExposureIndex]

@@ -27,19 +27,19 @@ FORMAT_VERSION: Final = 1
 METADATA_KEY: Final = b"exposure_index"
 
 
-def write_parts(path: Path, parts: Sequence[Part], fingerprint: str) -> None:
-    """Write all parts, in order, as one file; it appears whole or not at all."""
+def write_parts(path: Path, parts: Sequence[Part], fingerprint: str, *, complete: bool = True) -> None:
+    """Write all parts, in order, as one file; it appears whole or not at all. Not `complete`: parts are lacking."""
     table = flat(join([part.rows for part in parts]))
     provenance = [asdict(part.provenance) for part in parts]
-    record = {"format_version": FORMAT_VERSION, "fingerprint": fingerprint, "parts": provenance}
-    record["sha256"] = _digest(table, provenance)
+    record: dict[str, Any] = {"format_version": FORMAT_VERSION, "fingerprint": fingerprint, "complete": complete}
+    record |= {"sha256": _digest(table, provenance, complete=complete), "parts": provenance}
     with replacing(path) as temporary:
         metadata = {METADATA_KEY: json.dumps(record).encode()}
         pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
 
 
-def read_parts(path: Path, fingerprint: str) -> list[Part]:
-    """The parts of a stored index.
+def read_parts(path: Path, fingerprint: str) -> tuple[list[Part], bool]:
+    """The parts of a stored index, and whether they are all.
 
     Raises
     ------
@@ -52,9 +52,9 @@ def read_parts(path: Path, fingerprint: str) -> list[Part]:
         if (record["format_version"], record["fingerprint"]) != (FORMAT_VERSION, fingerprint):
             raise ExposureIndexError(f"{path} is the index of other sources, or of another version of this software")
         table = file.read().replace_schema_metadata(None)
-        if table.schema != SCHEMA or record["sha256"] != _digest(table, record["parts"]):
+        if table.schema != SCHEMA or record["sha256"] != _digest(table, record["parts"], complete=record["complete"]):
             raise ExposureIndexError(f"{path} is damaged: its values do not have the sha256 that it names")
-        return _parts(table, [_provenance(one) for one in record["parts"]])
+        return _parts(table, [_provenance(one) for one in record["parts"]]), bool(record["complete"])
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise ExposureIndexError(f"{path} is not an exposure index that can be read: {error}") from error
 
@@ -72,9 +72,9 @@ def _parts(table: pa.Table, provenance: Sequence[Provenance]) -> list[Part]:
     return [Part(one, whole.take(slice(start, end))) for one, start, end in slices]
 
 
-def _digest(table: pa.Table, provenance: Sequence[dict[str, Any]]) -> str:
+def _digest(table: pa.Table, provenance: Sequence[dict[str, Any]], *, complete: bool) -> str:
     """sha256 over the values, column by column, and the provenance."""
-    digest = hashlib.sha256(json.dumps(provenance, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([provenance, complete], sort_keys=True).encode())
     archive = table["archive"].combine_chunks().dictionary_encode()
     digest.update(json.dumps(archive.dictionary.to_pylist()).encode())
     digest.update(archive.indices.to_numpy())

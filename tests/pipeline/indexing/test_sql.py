@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ExposureIndexError
+from pipeline.errors import ArchiveError, ExposureIndexError
 from pipeline.exposures import ExposureIndex
 from pipeline.indexing import cas, skyserver, sql
 from pipeline.indexing.pace import Pace
@@ -153,6 +153,41 @@ def test_the_same_server_is_asked_only_for_a_refresh(tree, build, row, write_fie
         assert len(server.requests) == n_queries
 
 
+def test_what_came_before_a_failure_is_not_asked_for_again(tree, build, monkeypatch):
+    """A server that goes down half way through hundreds of queries; the index is not taken for whole meanwhile."""
+    monkeypatch.setattr(skyserver, "USUAL_ROWS", 21)  # a run at a time
+    is_down = []
+    original = skyserver._ask
+
+    def ask(source, archive, query):
+        if is_down and "6377" in query:
+            raise ArchiveError("the server is down")
+        return original(source, archive, query)
+
+    monkeypatch.setattr(skyserver, "_ask", ask)
+    with ArchiveServer(tree) as server:
+        is_down.append(True)
+        for _ in range(2):
+            with pytest.raises(ExposureIndexError, match="the server is down"):
+                build(server.url + "/", dr7(server.url))
+        is_down.clear()
+        n_queries = len(server.requests)
+        assert keys(build(server.url + "/", dr7(server.url))) == KEYS
+        asked = [request.sql for request in server.requests[n_queries:]]
+        assert ["94" in one for one in asked] == [False] * 3, "counts, and runs 6377 and 7202"
+        is_down.append(True)
+        build(server.url + "/", dr7(server.url))
+
+
+def test_a_refresh_that_fails_leaves_the_index_as_it_was(tree, build, row, write_fields):
+    with ArchiveServer(tree) as server:
+        first = build(server.url + "/", dr7(server.url))
+        write_fields(tree, [row(KEYS[0], dr8=False) | {"run": "?"}])
+        with pytest.raises(ExposureIndexError):
+            build(server.url + "/", dr7(server.url), refresh=True)
+        assert_equal(build(server.url + "/", dr7(server.url)), first)
+
+
 def test_only_the_runs_that_are_wanted_are_asked_for(tree, build):
     with ArchiveServer(tree) as server:
         assert {key[0] for key in keys(build(server.url + "/", dr7(server.url, 4000, 6999)))} == {4192, 6377}
@@ -245,6 +280,12 @@ def test_an_answer_without_end_is_cut_off(server, reply, build, monkeypatch):
     monkeypatch.setattr(cas, "MAX_BYTES", 10_000)
     server.script[CAS_PATH] = [reply(b"1" * 20_000)]
     with pytest.raises(ExposureIndexError, match="sends more than the 10000 bytes allowed"):
+        build(server.url, dr17(server.url, (94,)))
+
+
+def test_an_answer_that_ends_too_early_may_be_whole_next_time(server, reply, build):
+    server.script[CAS_PATH] = [reply(b"1" * 20_000, send=500)]
+    with pytest.raises(ExposureIndexError, match=r"IncompleteRead|ChunkedEncodingError"):
         build(server.url, dr17(server.url, (94,)))
 
 

@@ -69,7 +69,8 @@ def assert_equal(one: Part, other: Part) -> None:
 def test_parts_come_back_as_they_were_written(tmp_path, shapes):
     parts = [part(*shape) for shape in shapes]
     write_parts(tmp_path / "index.parquet", parts, "mine")
-    again = read_parts(tmp_path / "index.parquet", "mine")
+    again, is_complete = read_parts(tmp_path / "index.parquet", "mine")
+    assert is_complete
     assert len(again) == len(parts)
     for one, other in zip(again, parts, strict=True):
         assert_equal(one, other)
@@ -104,7 +105,7 @@ def test_a_damaged_file_is_refused_or_makes_no_difference(tmp_path, whole, data)
     spoilt[place] ^= 1 << bit
     (tmp_path / "index.parquet").write_bytes(spoilt)
     try:
-        again = read_parts(tmp_path / "index.parquet", "mine")
+        again, _ = read_parts(tmp_path / "index.parquet", "mine")
     except ExposureIndexError:
         return
     for one, other in zip(again, parts, strict=True):
@@ -142,7 +143,7 @@ def test_a_stored_index_that_cannot_be_believed_is_built_anew(tmp_path, survey, 
         again = build(server.url + "/", source)
         assert len(server.requests) == 2 * n_queries
     np.testing.assert_array_equal(again.mu_N3, first.mu_N3)
-    assert [one.provenance.key for one in read_parts(path, building.index_fingerprint(config))] == ["94/40"]
+    assert [one.provenance.key for one in read_parts(path, building.index_fingerprint(config))[0]] == ["94/40"]
 
 
 def test_another_index_section_is_another_file_and_another_address_is_not(survey):
@@ -174,7 +175,7 @@ def test_the_provenance_says_what_was_asked_of_whom(tmp_path, survey, build, row
         source = SkyServerIndex(kind="skyserver", archive="das", url=server.url + SQL_PATH)
         build(server.url + "/", source)
     path = index_path(tmp_path / "root", "test", building.index_fingerprint(survey("http://x/", source)))
-    first, second = (one.provenance for one in read_parts(path, path_fingerprint(path)))
+    first, second = (one.provenance for one in read_parts(path, path_fingerprint(path))[0])
     assert (first.key, second.key, first.n_rows) == ("94/40", "125/40", 1)
     assert first.servers == (server.url + SQL_PATH,)
     assert first.queries[0].startswith("SELECT run,rerun,camcol,field,quality,ra,dec,mjd_u")
