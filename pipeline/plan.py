@@ -139,7 +139,7 @@ def make_plan(survey: SurveyConfig, catalog: Catalog, index: ExposureIndex) -> P
 
     skips = _explain_missing(targets, seasons, covered, chosen, verdict)
     cells = _make_cells(survey, targets, seasons, chosen, index)
-    summary = _summarise(survey, cells, +left_out)
+    summary = _summarise(survey, cells, +left_out)  # without the cuts that leave out nothing
     return Plan(cells, skips, summary)
 
 

@@ -29,6 +29,8 @@ MAX_BYTES: Final = 256 * 2**20
 """Of an answer; 500,000 rows have less."""
 MAX_ANSWER_S: Final = 660.0
 """The server itself gives a query 600 s."""
+FIRST_BYTE_S: Final = 120.0
+"""The least that the server is given to think, however impatient the archive's `timeout_s` is."""
 MAX_REDIRECTS: Final = 4
 WAIT_INITIAL_S: Final = 1.0
 WAIT_MAX_S: Final = 60.0
@@ -112,7 +114,7 @@ class _Client:
             response = self._configured(
                 lambda: self._sdss.query_sql_async(
                     sql,
-                    timeout=self._reading.config.timeout_s,
+                    timeout=max(self._reading.config.timeout_s, FIRST_BYTE_S),
                     data_release=self._source.data_release,
                     cache=False,
                 )

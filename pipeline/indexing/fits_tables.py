@@ -43,13 +43,13 @@ def read_photofields(source: PhotoFieldIndex, reading: Reading) -> list[Part]:
         A file is not the table that it must be.
     """
     sas_root = reading.config.sas_root
-    keys = [(run, camcol) for run in source.runs for camcol in source.camcols]
-    paths = [photofield_path(run, source.rerun, camcol, sas_root=sas_root) for run, camcol in keys]
+    keys = [(run, source.rerun, camcol) for run in source.runs for camcol in source.camcols]
+    paths = {photofield_path(*key, sas_root=sas_root): key for key in keys}
 
     def part(path: str) -> Part:
-        return _part(path, reading, lambda file: _photofield(file, reading.config.name))
+        return _part(path, reading, lambda file: _photofield(file, reading.config.name, paths[path]))
 
-    return _at_once(part, paths, reading)
+    return _at_once(part, list(paths), reading)
 
 
 def read_tsfields(source: TsFieldIndex, reading: Reading) -> list[Part]:
@@ -104,8 +104,8 @@ def _revalidate(base_url: str, path: str, reading: Reading) -> Fetched:
     )
 
 
-def _photofield(file: Path, archive: str) -> ExposureIndex:
-    """All fields of one run and camcol."""
+def _photofield(file: Path, archive: str, key: tuple[int, int, int]) -> ExposureIndex:
+    """All fields of (run, rerun, camcol) = `key`."""
     with open_fits(file, "a photoField table") as hdus:
         header, rows = hdus[0].header, hdus[1].data
 
@@ -113,6 +113,9 @@ def _photofield(file: Path, archive: str) -> ExposureIndex:
             return np.asarray(rows[name]).astype(np.int32)
 
         keys: dict[str, NDArray[Any]] = {name: integers(name) for name in _KEYS}
+        found = set(zip(*(keys[name].tolist() for name in ("run", "rerun", "camcol")), strict=True))
+        if found != {key}:
+            raise ValueError(f"it says run, rerun, camcol = {sorted(found)[:3]}")
         return ExposureIndex(
             archive=np.full(len(rows), archive),
             **keys,

@@ -16,6 +16,8 @@ MAX_ROWS: Final = 100_000
 """SkyServer stops here without a word (DR7 limit)."""
 USUAL_ROWS: Final = 8_000
 """About 3 MB of CSV: a web server of its kind buffers 4 MB unless told otherwise."""
+COADDS: Final = (106, 206)
+"""Not runs but the co-added images of many, which the database has beside them."""
 NMGY_PER_MAGGY: Final = 1e9
 """DR7's `Field` has the sky in maggies/arcsec²."""
 
@@ -34,6 +36,7 @@ def read_skyserver(source: SkyServerIndex, reading: Reading) -> list[Part]:
         max_rows=MAX_ROWS,
         usual_rows=USUAL_ROWS,
         sky_unit_nmgy=NMGY_PER_MAGGY,
+        where=f"run NOT IN ({','.join(map(str, COADDS))}) AND",
     )
     return read_database(database, [f"run BETWEEN {source.first_run} AND {source.last_run}"], reading)
 

@@ -40,9 +40,10 @@ _COUNTS: Final = {
     "n_fields": "count(*)",
     "first_field": "min(field)",
     "last_field": "max(field)",
-    "qualities": "sum(quality)",
+    "camcol_sum": "sum(camcol * field)",
+    "quality_sum": "sum(quality * field)",
 }
-"""What is compared to see whether a run has changed."""
+"""What is compared to see whether a run has changed. The products stay below 2^15, the sums below 2^31."""
 MAX_RUNS: Final = 50
 """In one query, so that its URL stays short."""
 
@@ -83,7 +84,8 @@ class RunCount:
     n_fields: int
     first_field: int
     last_field: int
-    qualities: int
+    camcol_sum: int
+    quality_sum: int
 
     @property
     def key(self) -> str:
@@ -93,7 +95,8 @@ class RunCount:
     @property
     def state(self) -> str:
         """Equal where nothing has changed."""
-        return f"{self.n_fields} fields {self.first_field}-{self.last_field} qualities {self.qualities}"
+        fields = f"{self.n_fields} fields {self.first_field}-{self.last_field}"
+        return f"{fields}, sums {self.camcol_sum} {self.quality_sum}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,13 @@ def test_a_field_table_of_another_field_is_refused(server, reply, real_data, bui
         build(server.url, TsFieldIndex(kind="tsfield", archive="das", fields=((6377, 40, 4, 399),)))
 
 
+def test_a_field_table_of_another_run_is_refused(server, reply, real_data, build):
+    content = (real_data / "archive" / photofield_path(94, 301, 1)).read_bytes()
+    server.script["/" + photofield_path(125, 301, 1)] = [reply(content)]
+    with pytest.raises(ExposureIndexError, match=r"000125-1.*it says run, rerun, camcol = \[\(94, 301, 1\)\]"):
+        build(server.url, PHOTOFIELD.model_copy(update={"runs": (125,)}))
+
+
 def test_a_corrupt_field_table_is_refused_and_not_kept(server, reply, real_data, build):
     path = photofield_path(94, 301, 1)
     content = (real_data / "archive" / path).read_bytes()

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import fields
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ArchiveError, ExposureIndexError
 from pipeline.exposures import ExposureIndex
+from pipeline.footprint import covering
 from pipeline.indexing import cas, skyserver, sql
 from pipeline.indexing.pace import Pace
+from pipeline.indexing.parts import Part, Reading
 from pipeline.simulate.server import ArchiveServer
-from pipeline.simulate.skyserver import SQL_PATH, SqlLimits
-from pipeline.survey import CasIndex, SkyServerIndex
+from pipeline.simulate.skyserver import SQL_PATH, SqlError, SqlLimits, select_as_csv
+from pipeline.survey import ArchiveConfig, CasIndex, PhotoFieldIndex, SkyServerIndex, TsFieldIndex
+from pipeline.transfer import SERVER_LIMIT
 
 HEADER = ",".join(sql.COLUMNS)
 RUNS = (94, 4192, 6377, 7202)
@@ -140,6 +144,47 @@ def test_a_refresh_reads_only_runs_that_changed_and_gives_what_a_new_build_gives
     assert {int(run) for run in asked[1].partition("run IN (")[2].partition(")")[0].split(",")} == expected
 
 
+SOME_KEYS = st.tuples(st.sampled_from([94, 125]), st.sampled_from([40, 41]), st.integers(1, 3), st.integers(11, 14))
+SOME_FIELDS = st.dictionaries(SOME_KEYS, st.sampled_from([1, 2, 3]), max_size=14)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(before=SOME_FIELDS, after=SOME_FIELDS, rows_of_a_page=st.integers(2, 9), max_rows=st.integers(3, 9))
+def test_however_a_table_changes_a_refresh_gives_what_a_new_build_gives(
+    row, tmp_path_factory, before, after, rows_of_a_page, max_rows
+):
+    """With servers that cut off at any number of bytes and rows, down to the two reruns of one field."""
+    table = tmp_path_factory.mktemp("changing") / "Field.csv"
+    limits = SqlLimits(max_rows=max_rows, max_bytes=len(HEADER) + 600 * rows_of_a_page)
+
+    def ask(query: str) -> bytes | None:
+        try:
+            return select_as_csv(table, query, limits).encode()
+        except SqlError as error:
+            return None if SERVER_LIMIT in str(error) else str(error).encode()
+
+    def read(fields_now: dict[tuple[int, int, int, int], int], known: list[Part]) -> list[Part]:
+        with table.open("w", newline="") as file:
+            writer = csv.DictWriter(file, sql.COLUMNS)
+            writer.writeheader()
+            writer.writerows(row(key, dr8=False, quality=quality) for key, quality in fields_now.items())
+        database = sql.Database("http://x/", "", ask, max_rows=max_rows, usual_rows=8)
+        config = ArchiveConfig(name="das", layout="das-dr7", base_urls=("http://x/",))
+        reading = Reading(0, "skyserver", config, None, {part.provenance.key: part for part in known})
+        return sql.read_database(database, ["run < 100", "run >= 100"], reading)
+
+    refreshed, anew = read(after, read(before, [])), read(after, [])
+    found = {(*key, quality) for part in anew for *key, quality in zip(*columns_of(part), strict=True)}
+    assert found == {(*key, quality) for key, quality in after.items()}
+    assert [part.provenance.key for part in refreshed] == [part.provenance.key for part in anew]
+    for one, other in zip(refreshed, anew, strict=True):
+        assert_equal(one.rows, other.rows)
+
+
+def columns_of(part: Part) -> list[list[int]]:
+    return [getattr(part.rows, name).tolist() for name in sql.KEYS]
+
+
 def test_the_same_server_is_asked_only_for_a_refresh(tree, build, row, write_fields):
     with ArchiveServer(tree) as server:
         first = build(server.url + "/", dr7(server.url))
@@ -195,6 +240,44 @@ def test_only_the_runs_that_are_wanted_are_asked_for(tree, build):
         assert all("7202" not in request.sql for request in server.requests if request.path == SQL_PATH)
 
 
+def test_co_added_images_are_no_exposures(tmp_path, build, row, write_fields):
+    """The DR7 database lists them as runs 106 and 206."""
+    write_fields(tmp_path / "tree", [row((run, 40, 1, 11), dr8=False) for run in (94, 106, 206)])
+    with ArchiveServer(tmp_path / "tree") as server:
+        assert build(server.url + "/", dr7(server.url)).run.tolist() == [94]
+
+
+@pytest.mark.parametrize(
+    ("runs", "database", "rerun"), [((125, 2662), dr17, 301), ((5582, 5637, 5713), dr7, 40)], ids=["dr8", "dr7"]
+)
+def test_the_database_of_the_simulated_archive_says_what_its_field_tables_say(
+    tiny_archive, build, tmp_path, runs, database, rerun
+):
+    """Both read back through different code: units, bands, great circles and all."""
+    with ArchiveServer(tiny_archive) as server:
+        url = server.url
+        if database is dr17:
+            chosen = dr17(url, runs).model_copy(update={"rerun": rerun})
+            tables = PhotoFieldIndex(kind="photofield", archive="sas", runs=runs, camcols=(4,))
+        else:
+            chosen = dr7(url)
+            names = [path.name[:-4].split("-")[1:] for path in (tiny_archive / "das").rglob("tsField-*.fit")]
+            fields_of = sorted((int(run), int(rerun), int(camcol), int(field)) for run, camcol, rerun, field in names)
+            tables = TsFieldIndex(kind="tsfield", archive="das", fields=tuple(fields_of))
+        one, other = build(url + "/", chosen), build(url + "/", tables, root=tmp_path / "tables")
+    assert keys(one) == keys(other)
+    for name in ("quality", "image_status_N5", "calib_status_N5"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), name)
+    for name in ("mjd_tai_N5", "psf_fwhm_N5", "sky_N5"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-6, err_msg=name)
+    ra, dec = 347.53 + np.array([-0.04, 0, 0.04]), 0.104 + np.array([0.05, 0, -0.05])
+    at, there = covering(one, ra, dec), covering(other, ra, dec)
+    assert len(at) >= 3 * len(runs)
+    np.testing.assert_array_equal(at.exposure_index, there.exposure_index)
+    np.testing.assert_allclose(at.x_pix, there.x_pix, rtol=0, atol=2)
+    np.testing.assert_allclose(at.y_pix, there.y_pix, rtol=0, atol=2)
+
+
 def test_urls_stay_short_however_many_runs_are_wanted(tmp_path, build, row, write_fields):
     runs = tuple(range(1000, 1200))
     write_fields(tmp_path / "tree", [row((run, 40, 1, 11), dr8=True) for run in runs], dr8=True)
@@ -225,7 +308,7 @@ def counted(reply, body: bytes, run: int = 94):
 
     def answer(path: str, headers: dict[str, str]):
         query = parse_qs(urlsplit(path).query)["cmd"][0]
-        counts = f"#Table1\nrun,rerun,n_fields,first_field,last_field,qualities\n{run},40,1,11,11,3\n".encode()
+        counts = f"#Table1\nrun,rerun,{','.join(sql._COUNTS)}\n{run},40,1,11,11,11,33\n".encode()
         return reply(counts if "count" in query else body)
 
     return answer
@@ -266,7 +349,7 @@ def test_an_answer_that_is_no_table_is_refused(server, reply, build, body, messa
         (503, b"busy", "status 503"),
         (404, b"gone", r"does not exist|status 404"),
         (200, b"", "empty"),
-        (200, b"#Table1\nrun,rerun,n_fields,first_field,last_field,qualities\n94,40,,,,\n", "no counts"),
+        (200, f"#Table1\nrun,rerun,{','.join(sql._COUNTS)}\n94,40,,,,,\n".encode(), "no counts"),
     ],
 )
 def test_a_server_that_cannot_count_its_fields_is_an_error(server, reply, build, page, status, body, message):
@@ -308,7 +391,7 @@ def test_an_outage_that_passes_is_waited_for(server, reply, tree, build, survey,
 
 def _reading(survey, attempts: int):
     config = survey.archive("sas").model_copy(update={"attempts": attempts})
-    return sql.Reading(0, "cas", config, archive=None, known={})
+    return Reading(0, "cas", config, archive=None, known={})
 
 
 @settings(max_examples=200, deadline=None)
