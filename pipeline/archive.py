@@ -1,17 +1,17 @@
 """Files from archives over HTTP: fetched politely, checked, kept once.
 
-A file counts as fetched only when it is whole, of the type its name claims, and renamed into the
-cache with its origin (URL, size, sha256, validators) beside it. Everything else is an `ArchiveError`.
+A file counts as fetched only when it is whole, of the type, structure and identity that its name claims, and moved
+into the cache with its origin (URL, size, sha256, validators) in the ledger. Everything else is an `ArchiveError`.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from json import dumps, loads
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Final, Self
@@ -19,17 +19,21 @@ from urllib.parse import quote, unquote, urlsplit
 
 import httpx
 import stamina
-from filelock import FileLock
 
-from pipeline.atomic import replacing, write_text
-from pipeline.errors import ArchiveError, NotInArchive
+from pipeline.cache import Cache
+from pipeline.errors import ArchiveError, BadPayload, ChangedUpstream, FrameError, NotInArchive
+from pipeline.hosts import NO_PAUSE, Host, PausePolicy
+from pipeline.identity import check_file
+from pipeline.ledger import Key, Ledger, Origin
 from pipeline.manifest import file_sha256
-from pipeline.survey import ArchiveConfig
-from pipeline.transfer import Check, NotModified, Origin, Terms, Transient, anything, check_magic, download, full_url
+from pipeline.survey import ArchiveConfig, CacheConfig
+from pipeline.transfer import Check, NotModified, Terms, Transient, anything, check_magic, download, full_url, is_alive
 
+LOG: Final = logging.getLogger(__name__)
 USER_AGENT: Final = f"stripe82-convention/{version('stripe82-convention')} python-httpx/{httpx.__version__}"
 MAX_REDIRECTS: Final = 4
-N_LOCKS: Final = 1024
+OUTAGES_PER_FILE: Final = 3
+"""A file whose attempts were used up in an outage of its server is given as many again, so often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,24 @@ class Patience:
     wait_initial_s: float = 1.0
     """Between attempts; doubles each time, with jitter."""
     wait_max_s: float = 60.0
-    """Also the longest Retry-After that is waited for; a server that asks for more is given up on."""
+    """Also the longest Retry-After that is waited for, unless the server has worked already; a server that asks for
+    more is given up on."""
+    pause: PausePolicy = NO_PAUSE
+    """When a server counts as out of order. How long an archive's is waited for then, `ArchiveConfig` says."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """One file, and how it is to be had."""
+
+    key: Key
+    urls: tuple[str, ...]
+    terms: Terms
+    patience: Patience
+    verify: bool
+    accept_changes: bool = True
+    corrupt: set[str] = field(default_factory=set)
+    """sha256 of what came whole and was refused: the same once more, and it lies so in the archive."""
 
 
 class Archive:
@@ -65,59 +86,72 @@ class Archive:
     archives
         Their servers in order of preference, and limits.
     cache
-        Folder of fetched files, `<archive>/<path below the base URL>`; processes may share it.
+        Folder of fetched files, `<archive>/<path below the base URL>`; the processes of a machine may share it.
     patience
         Waits between attempts, and all limits of what `fetch_url` fetches.
+    limits
+        How large the cache may grow.
+    retry_missing
+        Ask once more for files that their servers said not to have.
     """
 
-    def __init__(self, archives: Iterable[ArchiveConfig], cache: Path, patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        archives: Iterable[ArchiveConfig],
+        cache: Path,
+        patience: Patience | None = None,
+        *,
+        limits: CacheConfig | None = None,
+        retry_missing: bool = False,
+    ) -> None:
         self._archives = {archive.name: archive for archive in archives}
-        self._cache = cache
+        max_gb = limits.max_gb if limits else None
+        self._cache = Cache(cache, max_bytes=None if max_gb is None else int(max_gb * 1e9))
         self._patience = patience or Patience()
+        self._retry_missing = retry_missing
         self._client = httpx.Client(
             follow_redirects=True,
             max_redirects=MAX_REDIRECTS,
-            limits=httpx.Limits(max_connections=None),  # bounded per host by _slots
+            limits=httpx.Limits(max_connections=None),  # bounded per host
             headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},  # archive files are compressed already
         )
-        self._slots: dict[str, threading.Semaphore] = {}
-        self._absent: dict[tuple[str, str], str] = {}
+        self._hosts: dict[str, Host] = {}
+        self._missing_now: set[Key] = set()
         self._guard = threading.Lock()
+        for archive in self._archives.values():
+            for url in archive.base_urls:
+                self._host(url, self._patience_with(archive))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._client.close()
+        self._cache.close()
 
-    def fetch(self, archive_name: str, path: str) -> Fetched:
+    @property
+    def ledger(self) -> Ledger:
+        """What is known of every file that was ever fetched."""
+        return self._cache.ledger
+
+    def fetch(self, archive_name: str, path: str, *, refresh: bool = False) -> Fetched:
         """Fetch the file at `path` below an archive's base URL, from the first mirror that gives it whole.
 
-        A cached file is used without asking if one of the archive's present servers gave it.
+        A cached file is used without asking if one of the archive's present servers gave it; with `refresh` they are
+        asked whether it has changed. A server that has worked and is out of order is waited for.
 
         Raises
         ------
         NotInArchive
-            Every mirror says that it has no such file; remembered until this `Archive` is closed.
+            Every mirror says that it has no such file, now or in an earlier run.
         BadPayload
-            What came is not the file: truncated, too large, or of another type.
+            What came is not the file: truncated, too large, corrupt, or another one.
+        ChangedUpstream
+            It is whole, but not what it was when it was first fetched.
         ArchiveError
             No server gave an answer that helps, after all attempts; or the cache cannot be written.
         """
-        if answer := self._absent.get((archive_name, path)):
-            raise NotInArchive(answer)
-        config = self._archives[archive_name]
-        patience = replace(self._patience, attempts=config.attempts, max_connections=config.max_connections)
-        urls = [full_url(base + quote(path)) for base in config.base_urls]
-        place = self._place(archive_name, path)
-        terms = Terms(
-            int(config.max_file_mb * 1e6), config.timeout_s, check_magic(place.name), config.min_kb_per_s * 1e3
-        )
-        try:
-            return self._fetch(urls, place, terms, patience)
-        except NotInArchive as error:
-            self._absent[archive_name, path] = str(error)
-            raise
+        return self._fetch(self._wanted(archive_name, path), refresh=refresh)
 
     def fetch_url(
         self,
@@ -136,7 +170,7 @@ class Archive:
         Raises
         ------
         ArchiveError
-            As `fetch` does; or `url` is a path where no file is.
+            As `fetch` does, but at once where a server is out of order; or `url` is a path where no file is.
         """
         parts = urlsplit(url)
         if parts.scheme in ("", "file"):
@@ -144,110 +178,214 @@ class Archive:
         if parts.scheme not in ("http", "https"):
             raise ArchiveError(f"cannot fetch {url}: give an http(s) URL or the path of a file")
         terms = Terms(int(max_mb * 1e6), self._patience.timeout_s, check)
-        return self._fetch([full_url(url, params)], self._place(name), terms, self._patience, refresh=refresh)
+        wanted = _Wanted(Key("", name), (full_url(url, params),), terms, self._patience, verify=False)
+        return self._fetch(wanted, refresh=refresh)
+
+    @contextmanager
+    def needing(self, uses: Mapping[tuple[str, str], int]) -> Iterator[Callable[[str, str], None]]:
+        """Inside, no file of `uses`, by archive and path, makes room for others before it was used so often.
+
+        Gives a function to be called with archive and path after each use.
+        """
+        with self._cache.needing({Key(*place): times for place, times in uses.items()}) as used:
+            yield lambda archive_name, path: used(Key(archive_name, path))
+
+    def held(self, archive_name: str) -> set[str]:
+        """Paths of an archive's files that are in the cache."""
+        return self.ledger.held(archive_name)
+
+    def forget_missing(self, archive_name: str, paths: Iterable[str]) -> None:
+        """Do not believe that these files are missing: the server was out of order when it said so."""
+        keys = [Key(archive_name, path) for path in paths]
+        self.ledger.forget_missing(keys)
+        self._missing_now.difference_update(keys)
 
     def discard(self, archive_name: str, path: str, sha256: str | None = None) -> None:
         """Forget a cached file that turned out to be corrupt, so that the next `fetch` gets it anew.
 
         With `sha256`, only if it is still that file: another thread may have fetched a good one meanwhile.
         """
-        place = self._place(archive_name, path)
-        with self._lock(place):
-            known = _read_origin(place)
-            if sha256 is None or known is None or known.sha256 == sha256:
-                place.unlink(missing_ok=True)
-                _origin_file(place).unlink(missing_ok=True)
+        self._cache.discard(Key(archive_name, path), sha256)
 
-    def _fetch(
-        self, urls: Sequence[str], place: Path, terms: Terms, patience: Patience, *, refresh: bool = False
-    ) -> Fetched:
-        known = _read_origin(place)
-        if known and known.url in urls and not refresh:
-            return _fetched(place, known, from_cache=True)
+    def _wanted(self, archive_name: str, path: str) -> _Wanted:
+        config = self._archives[archive_name]
+        max_bytes, check = int(config.max_file_mb * 1e6), check_magic(PurePosixPath(path).name)
+        return _Wanted(
+            key=Key(archive_name, path),
+            urls=tuple(full_url(base + quote(path)) for base in config.base_urls),
+            terms=Terms(max_bytes, config.timeout_s, check, config.min_kb_per_s * 1e3),
+            patience=self._patience_with(config),
+            verify=config.verify == "at-fetch",
+            accept_changes=config.changed_files == "accept",
+        )
+
+    def _patience_with(self, config: ArchiveConfig) -> Patience:
+        pause = replace(self._patience.pause, give_up_s=config.max_outage_h * 3600)
+        return replace(self._patience, attempts=config.attempts, max_connections=config.max_connections, pause=pause)
+
+    def _fetch(self, wanted: _Wanted, *, refresh: bool = False) -> Fetched:
+        self._cache.place(wanted.key)
+        known = self._cache.find(wanted.key)
+        if known and known.url in wanted.urls and not refresh:
+            return self._fetched(wanted.key, known, from_cache=True)
         try:
-            with self._lock(place):
-                before, known = known, _read_origin(place)
-                if known and known != before and known.url in urls:  # another thread or process was faster
-                    return _fetched(place, known, from_cache=True)
-                return self._renew(urls, place, replace(terms, known=known), patience)
+            with self._cache.lock(wanted.key):
+                before, known = known, self._cache.find(wanted.key)
+                if known and known != before and known.url in wanted.urls:  # another thread or process was faster
+                    return self._fetched(wanted.key, known, from_cache=True)
+                self._refuse_missing(wanted)
+                return self._renew(replace(wanted, terms=replace(wanted.terms, known=known)))
         except OSError as error:
-            raise ArchiveError(f"cannot keep {place}: {error}; free space there, or choose another cache") from error
+            self._cache.part(wanted.key).discard()
+            raise ArchiveError(
+                f"cannot keep {self._cache.place(wanted.key)}: {error}; free space there, or choose another cache"
+            ) from error
 
-    def _renew(self, urls: Sequence[str], place: Path, terms: Terms, patience: Patience) -> Fetched:
+    def _refuse_missing(self, wanted: _Wanted) -> None:
+        """Do not ask again for what these servers said not to have, unless that is wanted, and then once."""
+        if self._retry_missing and wanted.key not in self._missing_now:
+            return
+        if answer := self.ledger.missing(wanted.key, wanted.urls):
+            raise NotInArchive(answer)
+
+    def _renew(self, wanted: _Wanted) -> Fetched:
         """Download into the cache, or keep the file that is there if a server says that it is still the same."""
         try:
-            with replacing(place) as temporary:
-                origin, from_cache = self._download(urls, temporary, terms, patience), False
+            origin = self._download(wanted)
         except NotModified as answer:
-            origin, from_cache = replace(answer.known, url=answer.url), True
-        write_text(_origin_file(place), dumps(asdict(origin)))
-        return _fetched(place, origin, from_cache=from_cache)
+            origin = replace(answer.known, url=answer.url)
+            self.ledger.record(wanted.key, origin)
+            return self._fetched(wanted.key, origin, from_cache=True)
+        except NotInArchive as error:
+            self.ledger.remember_missing(wanted.key, wanted.urls, str(error))
+            self._missing_now.add(wanted.key)
+            raise
+        self._notice_change(wanted, origin)
+        self._cache.keep(wanted.key, self._cache.part(wanted.key), origin)
+        return self._fetched(wanted.key, origin, from_cache=False)
 
-    def _download(self, urls: Sequence[str], target: Path, terms: Terms, patience: Patience) -> Origin:
-        """Try every mirror, then wait and try them all again."""
+    def _notice_change(self, wanted: _Wanted, new: Origin) -> None:
+        """Report a file of an archive that is not what the ledger says; pages from elsewhere change all the time."""
+        old = self.ledger.origin(wanted.key)
+        if old is None or old.sha256 == new.sha256 or not wanted.key.archive:
+            return
+        self.ledger.note_change(wanted.key, old, new, accepted=wanted.accept_changes)
+        what = f"{new.url} is not the file it was: sha256 {new.sha256[:12]}…, before {old.sha256[:12]}… from {old.url}"
+        LOG.warning("%s", what)
+        if not wanted.accept_changes:
+            self._cache.part(wanted.key).discard()
+            raise ChangedUpstream(f'{what}; to take it, set changed_files = "accept" for archive {wanted.key.archive}')
+
+    def _download(self, wanted: _Wanted) -> Origin:
+        """Try every mirror, then wait and try them all again; attempts that fell into an outage do not count."""
+        for _ in range(OUTAGES_PER_FILE):
+            outages = self._outages(wanted)
+            try:
+                return self._attempts(wanted)
+            except Transient as problem:
+                last = problem
+                if self._outages(wanted) == outages:
+                    break
+        raise last.error from last
+
+    def _attempts(self, wanted: _Wanted) -> Origin:
+        patience = wanted.patience
         attempts = stamina.retry_context(
-            on=_how_long_to_wait,
+            on=Transient,
             attempts=patience.attempts,
             timeout=None,
             wait_initial=patience.wait_initial_s,
             wait_max=patience.wait_max_s,
             wait_jitter=patience.wait_initial_s,
         )
-        try:
-            for attempt in attempts:
-                with attempt:
-                    return self._from_a_mirror(urls, target, terms, patience)
-        except Transient as problem:
-            raise problem.error from problem
+        for attempt in attempts:
+            with attempt:
+                return self._from_a_mirror(wanted)
         raise AssertionError("stamina ends in a result or an error")
 
-    def _from_a_mirror(self, urls: Sequence[str], target: Path, terms: Terms, patience: Patience) -> Origin:
+    def _from_a_mirror(self, wanted: _Wanted) -> Origin:
+        self._wait_for_a_mirror(wanted)
         problems: list[Transient | ArchiveError] = []
-        for url in urls:
+        for url in wanted.urls:
+            host = self._host(url, wanted.patience)
+            if not host.answers:
+                problems.append(Transient(ArchiveError(f"{host.name} is out of order")))
+                continue
             try:
-                with self._slot(url, patience.max_connections):
-                    return download(self._client, url, target, terms)
+                origin = self._from(host, url, wanted)
+                self._verify(wanted, origin)
+                return origin
             except (Transient, ArchiveError) as problem:
                 problems.append(problem)
-        raise _worth_most(problems, patience)
+        raise _worth_most(problems)
 
-    def _place(self, *parts: str) -> Path:
-        relative = PurePosixPath(*parts)
-        if relative.is_absolute() or ".." in relative.parts or "\0" in str(relative):
-            raise ArchiveError(f"{'/'.join(parts)!r} is not a path inside the cache")
-        return self._cache.joinpath(*relative.parts)
+    def _wait_for_a_mirror(self, wanted: _Wanted) -> None:
+        hosts = [self._host(url, wanted.patience) for url in wanted.urls]
+        if any(host.answers for host in hosts):
+            return
+        if not any(host.wait(self._probe) for host in hosts):
+            names, hours = ", ".join(host.name for host in hosts), wanted.patience.pause.give_up_s / 3600
+            raise ArchiveError(f"{names} has been out of order for over {hours:.3g} h: run again when it is back")
 
-    def _lock(self, place: Path) -> FileLock:
-        """One download per file across threads and processes. A fixed number of locks, so that they do not pile up."""
-        stripe = zlib.crc32(str(place).encode()) % N_LOCKS
-        return FileLock(self._cache / ".locks" / f"{stripe:03x}.lock")
+    def _from(self, host: Host, url: str, wanted: _Wanted) -> Origin:
+        """Download from one server, and let it know what that says about it."""
+        try:
+            with host.connection():
+                origin = download(self._client, url, self._cache.part(wanted.key), wanted.terms)
+        except Transient as problem:
+            if problem.wait_s is not None:
+                if problem.wait_s > max(wanted.patience.wait_max_s, host.patience_s):
+                    asks = f"it asks to come back in {problem.wait_s:.0f} s: run again then"
+                    raise ArchiveError(f"{problem.error}; {asks}") from problem
+                host.leave_alone(problem.wait_s)
+            elif problem.of_host:
+                host.failed(str(problem))
+            raise
+        except (NotModified, NotInArchive):
+            host.worked()
+            raise
+        host.worked(url)
+        return origin
 
-    def _slot(self, url: str, limit: int) -> threading.Semaphore:
-        """Room for one more connection to the host of `url`; the first limit named for a host holds."""
-        host = urlsplit(url).netloc
+    def _verify(self, wanted: _Wanted, origin: Origin) -> None:
+        """Read the whole file; a damaged one is worth another try unless it comes damaged in the same way."""
+        if not wanted.verify:
+            return
+        part = self._cache.part(wanted.key)
+        try:
+            check_file(part.path, PurePosixPath(wanted.key.path).name)
+        except FrameError as error:
+            part.discard()
+            refused = BadPayload(f"{origin.url} gave {error}")
+            if origin.sha256 in wanted.corrupt:
+                raise refused from error
+            wanted.corrupt.add(origin.sha256)
+            raise Transient(refused) from error
+
+    def _probe(self, url: str) -> bool:
+        return is_alive(self._client, url, self._patience.timeout_s)
+
+    def _outages(self, wanted: _Wanted) -> int:
+        return sum(self._host(url, wanted.patience).outages for url in wanted.urls)
+
+    def _host(self, url: str, patience: Patience) -> Host:
+        """The server of `url`; the first limits named for it hold."""
+        name = urlsplit(url).netloc
         with self._guard:
-            return self._slots.setdefault(host, threading.Semaphore(limit))
+            if name not in self._hosts:
+                self._hosts[name] = Host(name, patience.max_connections, patience.pause)
+            return self._hosts[name]
+
+    def _fetched(self, key: Key, origin: Origin, *, from_cache: bool) -> Fetched:
+        return Fetched(self._cache.place(key), origin.sha256, origin.n_bytes, from_cache)
 
 
-def _how_long_to_wait(error: Exception) -> bool | float:
-    """For stamina: False ends the attempts, True waits as usual, a number is the server's own wish [s]."""
-    if not isinstance(error, Transient):
-        return False
-    return True if error.wait_s is None else error.wait_s
-
-
-def _worth_most(problems: Sequence[Transient | ArchiveError], patience: Patience) -> Transient | ArchiveError:
+def _worth_most(problems: Sequence[Transient | ArchiveError]) -> Transient | ArchiveError:
     """Of what the mirrors said: what may pass, else what is wrong, and "does not exist" only if all say so."""
     for problem in problems:
         if isinstance(problem, Transient):
-            if (problem.wait_s or 0) <= patience.wait_max_s:
-                return problem
-            return ArchiveError(f"{problem.error}; it asks to come back in {problem.wait_s:.0f} s: run again then")
+            return problem
     return next((problem for problem in problems if not isinstance(problem, NotInArchive)), problems[0])
-
-
-def _fetched(place: Path, origin: Origin, *, from_cache: bool) -> Fetched:
-    return Fetched(place, origin.sha256, origin.n_bytes, from_cache)
 
 
 def _local_file(path: Path, max_mb: float) -> Fetched:
@@ -260,17 +398,3 @@ def _local_file(path: Path, max_mb: float) -> Fetched:
         raise ArchiveError(
             f"cannot read {path}: {error.strerror}; give an http(s) URL or the path of a file"
         ) from error
-
-
-def _origin_file(place: Path) -> Path:
-    return place.with_name(f"{place.name}.origin.json")
-
-
-def _read_origin(place: Path) -> Origin | None:
-    """The origin of a cached file; None where the file or its record is missing, or they contradict each other."""
-    try:
-        origin = Origin(**loads(_origin_file(place).read_bytes()))
-        whole = place.stat().st_size == origin.n_bytes and file_sha256(place) == origin.sha256
-    except (OSError, ValueError, TypeError):
-        return None
-    return origin if whole else None

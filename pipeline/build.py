@@ -109,9 +109,9 @@ class Build:
         return dataset
 
 
-def open_archive(survey: SurveyConfig, root: Path) -> Archive:
-    """The survey's servers behind one cache below `root`."""
-    return Archive(survey.archives, cache_dir(root))
+def open_archive(survey: SurveyConfig, root: Path, *, retry_missing: bool = False) -> Archive:
+    """The survey's servers behind one cache below `root`; see `Archive` for `retry_missing`."""
+    return Archive(survey.archives, cache_dir(root), limits=survey.cache, retry_missing=retry_missing)
 
 
 def prepare(survey: SurveyConfig, root: Path, archive: Archive, *, refresh_index: bool = False) -> Build:
@@ -127,7 +127,7 @@ def prepare(survey: SurveyConfig, root: Path, archive: Archive, *, refresh_index
         Not one object can be built.
     """
     table = archive.fetch_url(survey.catalog.source, f"{survey.name}-catalog", refresh=True)
-    catalog = read_catalog(table.path, survey.catalog)
+    catalog = read_catalog(table.path, survey.catalog, survey.selection.seasons)
     plan = make_plan(survey, catalog, build_index(survey, archive, root, refresh=refresh_index))
     if not plan.cells:
         reasons = Counter(skip.reason for skip in (*catalog.skips, *plan.skips))

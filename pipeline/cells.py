@@ -123,7 +123,7 @@ def build_cell(
         _collect(outcome, survey, harvest)
         if progress:
             progress(CellProgress(cell.cell_id, harvest.done, total, harvest.bytes_fetched, harvest.thumbnails))
-    _check_archives(cell, survey, harvest)
+    _check_archives(cell, survey, harvest, archive)
     result = _write_objects(cell, survey, dataset, dataset_id, input_hash, harvest)
     write_text(marker, result.model_dump_json() + "\n")
     return result
@@ -155,12 +155,15 @@ def _outcomes(
         for band in survey.thumbnails.bands
     )
     room = workers * IN_FLIGHT_PER_WORKER
-    with ThreadPoolExecutor(max_workers=room, thread_name_prefix="frame") as threads:
+    with (
+        archive.needing(_uses(cell, survey)) as used,
+        ThreadPoolExecutor(max_workers=room, thread_name_prefix="frame") as threads,
+    ):
         pending: set[Future[_Outcome]] = set()
         try:
             while True:
                 for task in islice(tasks, room - len(pending)):
-                    pending.add(threads.submit(_one_frame, *task, survey, archive, executor))
+                    pending.add(threads.submit(_one_frame, *task, survey, archive, executor, used))
                 if not pending:
                     return
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
@@ -170,6 +173,16 @@ def _outcomes(
                 future.cancel()
 
 
+def _uses(cell: Cell, survey: SurveyConfig) -> Counter[tuple[str, str]]:
+    """How often the cell reads each file: a calibration table serves several frames."""
+    return Counter(
+        (visit.exposure.archive, path)
+        for visit in cell.visits
+        for band in survey.thumbnails.bands
+        for path in _paths(visit.exposure, visit.exposure.frame(band), survey)
+    )
+
+
 def _one_frame(
     exposure: Exposure,
     band: Band,
@@ -177,9 +190,26 @@ def _one_frame(
     survey: SurveyConfig,
     archive: Archive,
     executor: Executor,
+    used: Callable[[str, str], None],
+) -> _Outcome:
+    """Fetch and cut one frame, and let its files make room for others."""
+    frame = exposure.frame(band)
+    try:
+        return _fetch_and_cut(exposure, frame, targets, survey, archive, executor)
+    finally:
+        for path in _paths(exposure, frame, survey):
+            used(exposure.archive, path)
+
+
+def _fetch_and_cut(
+    exposure: Exposure,
+    frame: FrameId,
+    targets: tuple[Target, ...],
+    survey: SurveyConfig,
+    archive: Archive,
+    executor: Executor,
 ) -> _Outcome:
     """Fetch one frame with its sidecars and cut it; a corrupt file is thrown away and fetched once more."""
-    frame = exposure.frame(band)
     for last_attempt in (False, True):
         try:
             job, notes, n_bytes = _fetch(exposure, frame, targets, survey, archive)
@@ -210,11 +240,12 @@ def _discard_named(error: FrameError, job: FrameJob, paths: tuple[str, ...], arc
             archive.discard(job.archive, path, file.sha256)
 
 
-def _check_archives(cell: Cell, survey: SurveyConfig, harvest: _Harvest) -> None:
-    """Tell a frame that is missing from an archive that is out of order."""
+def _check_archives(cell: Cell, survey: SurveyConfig, harvest: _Harvest, archive: Archive) -> None:
+    """Tell a frame that is missing from an archive that is out of order, whose word is not remembered."""
     wanted = Counter(visit.exposure.archive for visit in cell.visits for _ in survey.thumbnails.bands)
     for name, missing in harvest.missing.items():
         if len(missing) > survey.selection.max_missing_fraction * wanted[name]:
+            archive.forget_missing(name, (path for of, path in _uses(cell, survey) if of == name))
             raise ArchiveError(
                 f"cell {cell.cell_id}: {len(missing)} of {wanted[name]} frames of archive {name} could not be had, "
                 f"first {missing[0].frame}: {missing[0].detail}; is the server healthy and base_urls right? "

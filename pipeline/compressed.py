@@ -12,24 +12,43 @@ MAX_BYTES = 64 * 2**20
 """Largest file that SDSS imaging holds, opened: a frame is 12.4 MB, a run's photoField 1.5–3 MB."""
 
 
-def read_bytes(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
-    """Content of `path`, decompressed if its name ends in .bz2 or .gz.
+def read_bytes(path: Path, *, name: str = "", max_bytes: int = MAX_BYTES) -> bytes:
+    """Content of `path`, decompressed if its name, or the `name` that it will have, ends in .bz2 or .gz.
 
     Raises
     ------
     FrameError
         The stream is corrupt, cut short, or opens to more than `max_bytes`.
     """
+    name = name or path.name
     raw = path.read_bytes()
     if len(raw) > max_bytes:
-        raise FrameError(f"{path.name} is {len(raw)} bytes, more than the {max_bytes} any SDSS file has")
+        raise FrameError(f"{name} is {len(raw)} bytes, more than the {max_bytes} any SDSS file has")
     try:
-        if path.suffix == ".bz2":
-            return _drain(path.name, raw, max_bytes, bz2.BZ2Decompressor)
-        if path.suffix == ".gz":
-            return _drain(path.name, raw, max_bytes, lambda: _Gzip())
+        if name.endswith(".bz2"):
+            return _drain(name, raw, max_bytes, bz2.BZ2Decompressor)
+        if name.endswith(".gz"):
+            return _drain(name, raw, max_bytes, lambda: _Gzip())
     except (OSError, zlib.error) as error:
-        raise FrameError(f"{path.name} is corrupt: {error}") from error
+        raise FrameError(f"{name} is corrupt: {error}") from error
+    return raw
+
+
+def unpack(name: str, raw: bytes, *, max_bytes: int) -> bytes:
+    """`raw`, decompressed if it begins as gzip and bzip2 do; for files whose name cannot be relied on.
+
+    Raises
+    ------
+    FrameError
+        The stream is corrupt, cut short, or opens to more than `max_bytes`.
+    """
+    try:
+        if raw.startswith(b"\x1f\x8b"):
+            return _drain(name, raw, max_bytes, lambda: _Gzip())
+        if raw.startswith(b"BZh"):
+            return _drain(name, raw, max_bytes, bz2.BZ2Decompressor)
+    except (OSError, zlib.error) as error:
+        raise FrameError(f"{name} is corrupt: {error}") from error
     return raw
 
 

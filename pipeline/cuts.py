@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.bands import BANDS, Band
-from pipeline.catalog import Target
 from pipeline.exposures import ExposureIndex, R
 from pipeline.footprint import Footprint
 from pipeline.survey import Season, SelectionConfig
@@ -72,19 +71,6 @@ def _in_any_season(mjd: NDArray[np.float64], seasons: Sequence[Season]) -> NDArr
     return inside
 
 
-def season_of(target: Target, seasons: Iterable[Season]) -> Season | None:
-    """The season whose range of ids holds the object; None if it belongs to no one season."""
-    if not target.object_id.isdecimal():
-        return None
-    number = int(target.object_id)
-    for season in seasons:
-        if season.first_cid is None and season.last_cid is None:
-            continue
-        if (season.first_cid or 0) <= number and (season.last_cid is None or number <= season.last_cid):
-            return season
-    return None
-
-
 def in_own_season(
     pairs: Footprint, index: ExposureIndex, seasons: Sequence[Season | None], selection: SelectionConfig
 ) -> NDArray[np.bool_]:
@@ -93,7 +79,7 @@ def in_own_season(
     Parameters
     ----------
     seasons
-        Of each object, as `season_of` has them.
+        Of each object, as `selection.season_of` has them.
     """
     if not selection.seasons:
         return np.ones(len(pairs), dtype=bool)

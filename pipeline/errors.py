@@ -34,6 +34,10 @@ class BadPayload(ArchiveError):
     """The server answered, but not with the file: an HTML page, a truncated body, a lie about its size."""
 
 
+class ChangedUpstream(ArchiveError):
+    """The server gives another file than it gave before under the same name."""
+
+
 class FrameError(PipelineError):
     """A frame or one of its sidecars is corrupt, incomplete or contradicts its own name."""
 

@@ -19,10 +19,10 @@ MAX_WORDS = 200
 
 
 @contextmanager
-def open_fits(path: Path, what: str, *, mapped: bool = False) -> Iterator[fits.HDUList]:
+def open_fits(path: Path, what: str, *, name: str = "") -> Iterator[fits.HDUList]:
     """Give the HDUs of a FITS file, compressed or not, for reading; `what` says what it must be, with its article.
 
-    With `mapped` the file, not compressed and of any size, is read only where it is looked at.
+    `name` is what the archive calls it, where the file itself has a temporary name.
 
     Bad cards make astropy fail in a dozen ways, some only when a card or column is first touched, so
     that every exception of the body counts as the file's fault.
@@ -32,14 +32,34 @@ def open_fits(path: Path, what: str, *, mapped: bool = False) -> Iterator[fits.H
     FrameError
         The file cannot be read, or the body could not use what it found. Errors of this package pass as they are.
     """
+    name = name or path.name
+    with blaming(f"{name} is not {what}", FrameError), parse_fits(read_bytes(path, name=name)) as hdus:
+        yield hdus
+
+
+@contextmanager
+def map_fits(path: Path, what: str) -> Iterator[fits.HDUList]:
+    """As `open_fits` for a file of any size, not compressed, which is read only where it is looked at."""
+    with blaming(f"{path.name} is not {what}", FrameError), path.open("rb") as file:
+        with warnings.catch_warnings(action="error", category=AstropyUserWarning):
+            hdus = fits.open(file, memmap=True, lazy_load_hdus=False)
+        with hdus:
+            yield hdus
+
+
+def parse_fits(content: bytes) -> fits.HDUList:
+    """All HDUs of a FITS file; fails in any way at all where it is none, so to be used inside `blaming`."""
+    with warnings.catch_warnings(action="error", category=AstropyUserWarning):  # says so of a truncated file
+        return fits.open(BytesIO(content), memmap=False, lazy_load_hdus=False)
+
+
+@contextmanager
+def blaming(complaint: str, kind: type[PipelineError]) -> Iterator[None]:
+    """Turn every exception of the body into a `kind` that begins with `complaint`; errors of this package pass."""
     try:
-        with path.open("rb") if mapped else BytesIO(read_bytes(path)) as content:
-            with warnings.catch_warnings(action="error", category=AstropyUserWarning):  # says so of a truncated file
-                hdus = fits.open(content, memmap=mapped, lazy_load_hdus=False)
-            with hdus:
-                yield hdus
+        yield
     except PipelineError:
         raise
     except Exception as error:
         words = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_WORDS]
-        raise FrameError(f"{path.name} is not {what}: {words}") from error
+        raise kind(f"{complaint}: {words}") from error

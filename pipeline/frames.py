@@ -16,15 +16,13 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from pipeline.astrometry import AsTrans, HeaderSolution, Solution
-from pipeline.bands import FRAME_MINUS_FIELD
 from pipeline.calibrate import FieldCalibration, ZeropointSource, read_calibration, sky_counts, variance_nmgy2
 from pipeline.errors import FrameError
 from pipeline.fitsfile import open_fits
+from pipeline.identity import SHAPE, check_identity
 from pipeline.masks import read_mask
 from pipeline.naming import FrameId, parse_frame_file
 
-SHAPE: Final = (1489, 2048)
-"""Rows × columns of every SDSS frame; rows run along the scan."""
 SECONDS_PER_DAY: Final = 86400.0
 MAX_DISAGREEMENT_PX: Final = 3.0
 """Between header and full astrometry; up to 0.5 px is real."""
@@ -89,7 +87,7 @@ def read_frame(
     calibration = read_calibration(calibration_path, frame)
     mask_YX = np.zeros(SHAPE, dtype=np.uint8) if mask_path is None else read_mask(mask_path, frame, SHAPE)
     with open_fits(path, "a readable SDSS frame") as hdus:
-        _check_identity(hdus, frame, path)
+        check_identity(hdus, path.name, rerun=rerun)
         counts = _frame_counts if frame.layout == "sas-dr8" else _fpc_counts
         image_YX, variance_YX, zeropoint_nmgy = counts(hdus, calibration)
         header = hdus[0].header
@@ -108,26 +106,6 @@ def read_frame(
             zeropoint_source=ZeropointSource.FRAME if frame.layout == "sas-dr8" else ZeropointSource.TSFIELD,
             calibration=calibration,
         )
-
-
-def _check_identity(hdus: fits.HDUList, frame: FrameId, path: Path) -> None:
-    """Compare name and header. FRAME runs ahead of the field from band to band; the FIELD card is often 'NA'."""
-    header = hdus[0].header
-    said = {
-        "run": int(header["RUN"]),
-        "camcol": int(header["CAMCOL"]),
-        "band": str(header["FILTER"]).strip(),
-        "field": int(header["FRAME"]) - FRAME_MINUS_FIELD[frame.band],
-    }
-    if frame.layout == "sas-dr8":
-        row = hdus[3].data[0]
-        said |= {"rerun": int(row["RERUN"]), "field": int(row["FIELD"]), "band": str(row["FILTER"]).strip()}
-    wrong = [f"{key} {value}" for key, value in said.items() if value != getattr(frame, key)]
-    if wrong:
-        raise FrameError(f"{path.name} contradicts its name: its header says {', '.join(wrong)}")
-    shape = hdus[0].shape
-    if shape != SHAPE:
-        raise FrameError(f"{path.name} has {shape} pixels, expected {SHAPE}: not a whole SDSS frame")
 
 
 def _frame_counts(

@@ -10,7 +10,7 @@ import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal, cast
 
 from pipeline.bands import BANDS, Band
 from pipeline.errors import ConfigError, FrameError
@@ -18,8 +18,6 @@ from pipeline.errors import ConfigError, FrameError
 Layout = Literal["sas-dr8", "das-dr7"]
 """The two forms SDSS imaging comes in: `frame-*.fits.bz2` (DR8+) and `fpC-*.fit.gz` (DR7)."""
 
-_FRAME = re.compile(r"frame-([ugriz])-(\d{6})-([1-6])-(\d{4})\.fits\.bz2")
-_FPC = re.compile(r"fpC-(\d{6})-([ugriz])([1-6])-(\d{4})\.fit\.gz")
 _OBJECT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 N_SHARDS = 100
 
@@ -54,16 +52,53 @@ def parse_frame_file(name: str, *, rerun: int) -> FrameId:
     FrameError
         The name is neither a DR8+ `frame-*` nor a DR7 `fpC-*` name.
     """
-    if match := _FRAME.fullmatch(name):
-        band, run, camcol, field = match.groups()
-        return FrameId("sas-dr8", int(run), rerun, int(camcol), int(field), _band(band))
-    if match := _FPC.fullmatch(name):
-        run, band, camcol, field = match.groups()
-        return FrameId("das-dr7", int(run), rerun, int(camcol), int(field), _band(band))
+    said = parse_archive_name(name)
+    if said and said.field is not None and said.band:
+        if said.kind == "frame":
+            return FrameId("sas-dr8", said.run, rerun, said.camcol, said.field, said.band)
+        if said.kind == "fpC":
+            return FrameId("das-dr7", said.run, rerun, said.camcol, said.field, said.band)
     raise FrameError(
         f"{name!r} is not an SDSS frame name: expected frame-<band>-<run>-<camcol>-<field>.fits.bz2 "
         "or fpC-<run>-<band><camcol>-<field>.fit.gz"
     )
+
+
+Kind = Literal["frame", "fpC", "fpM", "psField", "tsField", "photoField"]
+_ARCHIVE_NAMES: Final = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"(?P<kind>frame)-(?P<band>[ugriz])-(?P<run>\d{6})-(?P<camcol>[1-6])-(?P<field>\d{4})\.fits\.bz2",
+        r"(?P<kind>fpC)-(?P<run>\d{6})-(?P<band>[ugriz])(?P<camcol>[1-6])-(?P<field>\d{4})\.fit\.gz",
+        r"(?P<kind>fpM)-(?P<run>\d{6})-(?P<band>[ugriz])(?P<camcol>[1-6])-(?P<field>\d{4})\.fit(\.gz)?",
+        r"(?P<kind>psField)-(?P<run>\d{6})-(?P<camcol>[1-6])-(?P<field>\d{4})\.fit",
+        r"(?P<kind>tsField)-(?P<run>\d{6})-(?P<camcol>[1-6])-(?P<rerun>\d{1,4})-(?P<field>\d{4})\.fit",
+        r"(?P<kind>photoField)-(?P<run>\d{6})-(?P<camcol>[1-6])\.fits",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveName:
+    """What the name of an archive's file says; None where such a name says nothing."""
+
+    kind: Kind
+    run: int
+    camcol: int
+    rerun: int | None = None
+    field: int | None = None
+    band: Band | None = None
+
+
+def parse_archive_name(name: str) -> ArchiveName | None:
+    """Read the name of an image, mask or table file; None if it is of no known form."""
+    match = next((match for pattern in _ARCHIVE_NAMES if (match := pattern.fullmatch(name))), None)
+    if match is None:
+        return None
+    said = match.groupdict()
+    band = said.get("band")
+    numbers = {key: int(said[key]) for key in ("run", "camcol", "rerun", "field") if said.get(key)}
+    return ArchiveName(kind=cast(Kind, said["kind"]), band=_band(band) if band else None, **numbers)
 
 
 def _band(letter: str) -> Band:
@@ -145,6 +180,7 @@ FRAMES_FILE = "frames.parquet"
 DATASET_FILE = "dataset.json"
 CARD_FILE = "README.md"
 CELLS_FOLDER = "cells"
+LEDGER_FILE = "ledger.sqlite"
 
 
 def dataset_dir(root: Path, survey: str, version: str) -> Path:

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from pipeline.bands import Band
 from pipeline.catalog import Catalog, Target
-from pipeline.cuts import EPOCHS, in_own_season, judge, limit_epochs, season_of
+from pipeline.cuts import EPOCHS, in_own_season, judge, limit_epochs
 from pipeline.exposures import ExposureIndex
 from pipeline.footprint import Footprint, choose_fields, covering
 from pipeline.manifest import Skip
 from pipeline.naming import FrameId, Layout
+from pipeline.selection import season_of
 from pipeline.survey import Season, SurveyConfig
 
 ALL_SEASONS: Final = "all"
@@ -123,7 +124,7 @@ def make_plan(survey: SurveyConfig, catalog: Catalog, index: ExposureIndex) -> P
     selection = survey.selection
     targets = tuple(sorted(catalog.targets, key=lambda target: target.object_id))
     verdict = judge(index, selection, survey.thumbnails.bands)
-    seasons = [season_of(target, selection.seasons) for target in targets]
+    seasons = [season_of(target.object_id, selection.seasons) for target in targets]
 
     covered = covering(
         index,

@@ -55,6 +55,10 @@ class ArchiveConfig(Config):
     """`at-fetch`: a file enters the cache only once its checksum, FITS structure and identity have been checked;
     `when-cut`: decoding finds out, which saves 0.7 s per `frame-*.fits.bz2`; a corrupt file is then fetched anew."""
 
+    changed_files: Literal["refuse", "accept"] = "refuse"
+    """A file that is not what it was when it was first fetched fails its cell and is reported; `accept`: it replaces
+    the old one, and is reported. The ledger in the cache remembers both."""
+
 
 class SkyServerIndex(Config):
     """Fields of one archive from a SkyServer SQL page (table `Field` of DR7's Stripe 82 database, CSV)."""
@@ -125,8 +129,8 @@ IndexConfig = Annotated[
 class CatalogSelection(Config):
     """Which objects of the list are used. What is empty or absent does not restrict."""
 
-    classes: tuple[str, ...] = ()
-    """Of the class map: AGN, SNIa, Variable, SNOther; "Unknown" means those without a class."""
+    classes: tuple[Literal["AGN", "SNIa", "Variable", "SNOther", "Unknown"], ...] = ()
+    """Of the class map; "Unknown" means those without a class, and needs `include` where the map sets them aside."""
     confirmations: tuple[Literal["spectroscopic", "photometric"], ...] = ()
     ra_deg: tuple[Degrees, Degrees] | None = None
     """From and to, eastwards: [350, 10] goes through 0."""
@@ -140,6 +144,13 @@ class CatalogSelection(Config):
     """Of each class and confirmation, drawn at random by `seed`, after all other cuts."""
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for key, range_ in (("dec_deg", self.dec_deg), ("peak_r_mag", self.peak_r_mag)):
+            if range_ is not None and not range_[0] <= range_[1]:
+                raise ValueError(f"{key}: {list(range_)} holds nothing: the smaller number comes first")
+        return self
+
 
 class CatalogConfig(Config):
     """Where the object list is and how its labels become classes."""
@@ -150,8 +161,8 @@ class CatalogConfig(Config):
     A relative path counts from the folder of the description, where that was read from a file.
     """
     format: Literal["auto", "sako-master", "snana-head", "list"] = "auto"
-    """`sako-master`: the SDSS-II SN Survey's master table; `snana-head`: its SNANA HEAD table (FITS); `list`: CSV, ECSV
-    or Parquet with id, RA, Dec and optional label; `auto`: look at the file."""
+    """`sako-master`: the SDSS-II SN Survey's master table; `snana-head`: its SNANA HEAD table (FITS); `list`: CSV,
+    ECSV, Parquet or FITS with id, RA, Dec and optional label; `auto`: look at the file."""
     class_map: str = "sako2018"
     """Name of a file in data_manifest/class_maps, or a path."""
     include: tuple[str, ...] = ()
@@ -316,7 +327,9 @@ class SurveyConfig(Config):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-_PATIENCE = ("base_urls", "max_connections", "min_kb_per_s", "timeout_s", "attempts", "max_outage_h", "verify")
+_PATIENCE = (
+    "base_urls", "max_connections", "min_kb_per_s", "timeout_s", "attempts", "max_outage_h", "verify", "changed_files"
+)  # fmt: skip
 """Keys of an archive that say how files are fetched, not which."""
 
 

@@ -1,7 +1,8 @@
 """One download: a URL's bytes to a file, bounded, counted and hashed on the way; no retries, no cache.
 
-What went wrong is told apart by who can mend it: `Transient` may be gone at the next attempt,
-`NotInArchive` and other `ArchiveError`s stay.
+What came before a connection broke is kept and only the rest is asked for, if the server can say that the file is
+still the same (RFC 9110, 13.1.5 and 14). What went wrong is told apart by who can mend it: `Transient` may be gone at
+the next attempt, `NotInArchive` and other `ArchiveError`s stay.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from typing import Final
 import httpx
 
 from pipeline.errors import ArchiveError, BadPayload, NotInArchive
+from pipeline.ledger import Origin
+from pipeline.partial import Begun, Part
 
-CHUNK_BYTES: Final = 256 * 1024
+HEAD_BYTES: Final = 2048
+"""Enough to tell what a body is."""
 MAGIC: Final[Mapping[str, bytes]] = {".bz2": b"BZh", ".gz": b"\x1f\x8b", ".fit": b"SIMPLE  =", ".fits": b"SIMPLE  ="}
 """First bytes of a file, by the end of its name."""
 SERVER_LIMIT: Final = "Response Buffer Limit Exceeded"
@@ -27,21 +31,11 @@ SERVER_LIMIT: Final = "Response Buffer Limit Exceeded"
 _MAY_PASS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
+_CONTENT_RANGE: Final = re.compile(r"bytes (?P<first>[0-9]{1,18})-[0-9]{1,18}/(?P<total>[0-9]{1,18}|\*)")
 _SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,9})?")  # a fraction is against the RFC, and harmless
 
 Check = Callable[[bytes], str]
 """Says from a file's first bytes what it is instead of what was asked for; '' if nothing is wrong."""
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a file came from, and how to ask whether it changed."""
-
-    url: str
-    sha256: str
-    n_bytes: int
-    etag: str = ""
-    last_modified: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +61,17 @@ class Terms:
 
 
 class Transient(Exception):
-    """Carries an error that may be gone next time, and how long the server asks to wait (None: it does not say)."""
+    """Carries an error that may be gone next time.
 
-    def __init__(self, error: ArchiveError, wait_s: float | None = None) -> None:
+    `wait_s` is how long the server asks to wait (None: it does not say). `of_host` tells a server that is out of
+    order from a file that came damaged.
+    """
+
+    def __init__(self, error: ArchiveError, wait_s: float | None = None, *, of_host: bool = False) -> None:
         super().__init__(str(error))
         self.error = error
         self.wait_s = wait_s
+        self.of_host = of_host
 
 
 class NotModified(Exception):
@@ -89,8 +88,8 @@ def full_url(url: str, params: Mapping[str, str] | None = None) -> str:
     return str(httpx.URL(url, params=dict(params)) if params else httpx.URL(url))
 
 
-def download(client: httpx.Client, url: str, target: Path, terms: Terms) -> Origin:
-    """Write what `url` gives to `target`.
+def download(client: httpx.Client, url: str, part: Part, terms: Terms) -> Origin:
+    """Write what `url` gives to the file of `part`, or the rest of it if the beginning is there.
 
     Raises
     ------
@@ -105,18 +104,64 @@ def download(client: httpx.Client, url: str, target: Path, terms: Terms) -> Orig
     ArchiveError
         Any other refusal: 4xx, a redirect loop, a redirect out of http.
     """
+    begun = part.begun(url)
+    if begun and begun.is_whole:
+        return begun.origin(part.sha256(), begun.n_bytes)
+    headers = begun.range_headers() if begun else _conditions(url, terms.known)
     try:
-        with client.stream("GET", url, headers=_conditions(url, terms.known), timeout=terms.timeout_s) as response:
-            if response.status_code == httpx.codes.NOT_MODIFIED and terms.known:
+        with client.stream("GET", url, headers=headers, timeout=terms.timeout_s) as response:
+            if response.status_code == httpx.codes.NOT_MODIFIED and terms.known and not begun:
                 raise NotModified(url, terms.known)
-            _check_status(response, url, terms)
-            sha256, n_bytes = _save_body(response, url, target, terms)
+            if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and begun:
+                return _end_of_range(response, begun, part)
+            _check_status(response, url, terms, expect_range=begun is not None)
+            begun = _continued(response, begun, part) or _begin(response, url, part)
+            return begun.origin(*_save_body(response, begun, part, terms))
     except (httpx.TooManyRedirects, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
         raise ArchiveError(f"{url} leads nowhere: {error}; check the archive's base URL") from error
     except httpx.TransportError as error:
-        raise Transient(ArchiveError(f"{url}: {type(error).__name__} {error}".rstrip())) from error
+        raise Transient(ArchiveError(f"{url}: {type(error).__name__} {error}".rstrip()), of_host=True) from error
+
+
+def _end_of_range(response: httpx.Response, begun: Begun, part: Part) -> Origin:
+    """416: nothing is left to send, so that what is here is the whole file, or of another one."""
+    if response.headers.get("content-range", "").replace(" ", "") == f"bytes*/{begun.n_bytes}":
+        return begun.origin(part.sha256(), begun.n_bytes)
+    part.discard()
+    raise Transient(ArchiveError(f"{begun.url} changed while it was fetched: it is shorter now"))
+
+
+def _continued(response: httpx.Response, begun: Begun | None, part: Part) -> Begun | None:
+    """What is here already, if this answer goes on where it ends; None for an answer that starts at the beginning."""
+    if begun is None or response.status_code != httpx.codes.PARTIAL_CONTENT:
+        return None
+    match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", "").strip())
+    same = response.headers.get("etag", begun.etag) == begun.etag
+    if not match or int(match["first"]) != begun.n_bytes or not same or begun.total not in (None, _total(match)):
+        part.discard()
+        raise Transient(ArchiveError(f"{begun.url} did not go on where it broke off: it is fetched from its beginning"))
+    return begun
+
+
+def _total(match: re.Match[str]) -> int | None:
+    return None if match["total"] == "*" else int(match["total"])
+
+
+def _begin(response: httpx.Response, url: str, part: Part) -> Begun:
     headers = response.headers
-    return Origin(url, sha256, n_bytes, headers.get("etag", ""), headers.get("last-modified", ""))
+    return part.begin(
+        url, etag=headers.get("etag", ""), last_modified=headers.get("last-modified", ""), total=_announced(response)
+    )
+
+
+def is_alive(client: httpx.Client, url: str, timeout_s: float) -> bool:
+    """Whether a file that was to be had is to be had: asks for its first bytes."""
+    try:
+        with client.stream("GET", url, headers={"Range": "bytes=0-1023"}, timeout=timeout_s) as response:
+            head = next(response.iter_raw(), b"")
+    except (httpx.TransportError, httpx.TooManyRedirects, httpx.UnsupportedProtocol, httpx.InvalidURL):
+        return False
+    return response.is_success and not check_magic(httpx.URL(url).path)(head) and not head.lstrip().startswith(b"<")
 
 
 def _conditions(url: str, known: Origin | None) -> dict[str, str]:
@@ -129,17 +174,17 @@ def _conditions(url: str, known: Origin | None) -> dict[str, str]:
     return {name: value for name, value in conditions.items() if value}
 
 
-def _check_status(response: httpx.Response, url: str, terms: Terms) -> None:
+def _check_status(response: httpx.Response, url: str, terms: Terms, *, expect_range: bool) -> None:
     status = response.status_code
     if status in (404, 410):
         raise NotInArchive(f"{url} does not exist (status {status})")
-    if status == httpx.codes.OK:
+    if status == httpx.codes.OK or (expect_range and status == httpx.codes.PARTIAL_CONTENT):
         return
-    body = next(_blocks(response, url, 2048, terms.patience_s), b"")
+    body = next(_pieces(response, url, terms.patience_s))
     words = SERVER_LIMIT if SERVER_LIMIT.encode() in body else first_words(body)
     error = ArchiveError(f"{url} answered with status {status}: {words}")
     if status in _MAY_PASS and words != SERVER_LIMIT:
-        raise Transient(error, _retry_after_s(response))
+        raise Transient(error, _retry_after_s(response), of_host=True)
     raise error
 
 
@@ -154,53 +199,59 @@ def _retry_after_s(response: httpx.Response) -> float | None:
         return None
 
 
-def _save_body(response: httpx.Response, url: str, target: Path, terms: Terms) -> tuple[str, int]:
-    """Write the body as it lies in the archive (no transport decoding); give its sha256 and size."""
-    announced = _announced_bytes(response)
-    if announced is not None and announced > terms.max_bytes:
-        raise BadPayload(f"{url} announces {announced} bytes, more than the {terms.max_bytes} allowed")
+def _save_body(response: httpx.Response, begun: Begun, part: Part, terms: Terms) -> tuple[str, int]:
+    """Append the body as it lies in the archive (no transport decoding); give sha256 and size of the whole."""
+    url, n_bytes, announced = begun.url, begun.n_bytes, _announced(response)
+    if announced is not None and n_bytes + announced > terms.max_bytes:
+        part.discard()
+        raise BadPayload(f"{url} announces {n_bytes + announced} bytes, more than the {terms.max_bytes} allowed")
     limit_s = terms.time_limit_s(terms.max_bytes if announced is None else announced)
-    digest, n_bytes = hashlib.sha256(), 0
     try:
-        with target.open("wb") as file:
-            for chunk in _blocks(response, url, CHUNK_BYTES, limit_s):
-                if n_bytes == 0 and (wrong := terms.check(chunk)):
+        with part.open(begun) as file:
+            digest = hashlib.file_digest(file, "sha256")
+            for piece in _pieces(response, url, limit_s):
+                if piece and n_bytes == 0 and (wrong := terms.check(piece)):
                     error = BadPayload(f"{url} gave {wrong}")
-                    raise error if SERVER_LIMIT in wrong else Transient(error)
-                n_bytes += len(chunk)
+                    raise error if SERVER_LIMIT in wrong else Transient(error, of_host=True)
+                n_bytes += len(piece)
                 if n_bytes > terms.max_bytes:
                     raise BadPayload(f"{url} sends more than the {terms.max_bytes} bytes allowed")
-                digest.update(chunk)
-                file.write(chunk)
+                digest.update(piece)
+                file.write(piece)
+                file.flush()  # a killed process leaves what it got
     except httpx.RemoteProtocolError as error:
         raise Transient(BadPayload(f"{url} is truncated: the connection closed after {n_bytes} bytes")) from error
+    except (BadPayload, Transient) as problem:
+        if not isinstance(problem, Transient) or isinstance(problem.error, BadPayload):
+            part.discard()  # what came is not the file; after a mere stop it is the beginning of it
+        raise
     if n_bytes == 0:
+        part.discard()
         raise Transient(BadPayload(f"{url} gave an empty file"))
     return digest.hexdigest(), n_bytes
 
 
-def _announced_bytes(response: httpx.Response) -> int | None:
+def _announced(response: httpx.Response) -> int | None:
     """Content-Length; None where the server does not say."""
     value = response.headers.get("content-length", "")
     return int(value) if _LENGTH.fullmatch(value) else None
 
 
-def _blocks(response: httpx.Response, url: str, n_bytes: int, limit_s: float) -> Iterator[bytes]:
-    """The body in blocks of at least `n_bytes` (the last has the rest), as it lies on the server.
-
-    `iter_raw(n_bytes)` would wait for a whole block before anybody could look at the clock.
-    """
-    block, n_seen, started = bytearray(), 0, time.monotonic()
+def _pieces(response: httpx.Response, url: str, limit_s: float) -> Iterator[bytes]:
+    """The body as it lies on the server, in pieces as they come; the first has enough to tell what it is."""
+    head, n_seen, started = bytearray(), 0, time.monotonic()
     for piece in response.iter_raw():
-        block += piece
         n_seen += len(piece)
         if time.monotonic() - started > limit_s:
-            raise Transient(ArchiveError(f"{url} is too slow: {n_seen} bytes in {limit_s:.0f} s"))
-        if len(block) >= n_bytes:
-            yield bytes(block)
-            block.clear()
-    if block:
-        yield bytes(block)
+            raise Transient(ArchiveError(f"{url} is too slow: {n_seen} bytes in {limit_s:.0f} s"), of_host=True)
+        if n_seen - len(piece) >= HEAD_BYTES:
+            yield piece
+            continue
+        head += piece
+        if len(head) >= HEAD_BYTES:
+            yield bytes(head)
+    if n_seen < HEAD_BYTES:
+        yield bytes(head)
 
 
 def check_magic(name: str) -> Check:

@@ -19,6 +19,7 @@ WORDS = {
     "demo-real": "Build a dataset from real SDSS files on this disk and report on it.",
     "simulate": "Write a simulated archive in the formats and paths of the real ones.",
     "serve-archive": "Serve an archive tree over HTTP on 127.0.0.1.",
+    "catalog": "Count and select the objects of a list.",
     "build": "Build and publish a dataset (flow build-dataset).",
     "dataset": "Look at published datasets.",
     "train": "Train on photometrically typed objects (flow train-model).",

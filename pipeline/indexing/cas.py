@@ -16,7 +16,7 @@ from pipeline.errors import ArchiveError, BadPayload, ExposureIndexError
 from pipeline.indexing.parts import Part, Reading
 from pipeline.indexing.sql import MAX_RUNS, Database, read_database
 from pipeline.survey import CasIndex
-from pipeline.transfer import CHUNK_BYTES, SERVER_LIMIT, Transient, first_words
+from pipeline.transfer import SERVER_LIMIT, Transient, first_words
 
 if TYPE_CHECKING:
     import requests
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAX_ROWS: Final = 500_000
 """The server stops here without a word."""
 USUAL_ROWS: Final = 50_000
+CHUNK_BYTES: Final = 256 * 1024
 MAX_BYTES: Final = 256 * 2**20
 """Of an answer; 500,000 rows have less."""
 MAX_ANSWER_S: Final = 660.0

@@ -7,25 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
 import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from pipeline.archive import Fetched
 from pipeline.bands import BANDS
-from pipeline.errors import ArchiveError, ExposureIndexError, FrameError
+from pipeline.errors import ExposureIndexError, FrameError
 from pipeline.exposures import ExposureIndex, R
 from pipeline.fitsfile import open_fits
 from pipeline.indexing.columns import known_bits, known_sky
 from pipeline.indexing.parts import Part, Reading
 from pipeline.naming import photofield_path, tsfield_path
 from pipeline.survey import PhotoFieldIndex, TsFieldIndex
-from pipeline.transfer import check_magic
 
 _KEYS: Final = ("run", "rerun", "camcol", "field", "quality")
 NMGY_PER_MAGGY: Final = 1e9
@@ -73,35 +69,16 @@ def _at_once(part: Callable[[str], Part], paths: Sequence[str], reading: Reading
 
 
 def _part(path: str, reading: Reading, read: Callable[[Path], ExposureIndex]) -> Part:
-    """The part in an archive's file; a file that turns out to be something else is dropped from the cache."""
-    file = _fetch(path, reading)
+    """The part in an archive's file; a file that turns out to be something else is dropped from the cache.
+
+    Where an earlier index has it, the server is asked whether it has changed.
+    """
+    file = reading.archive.fetch(reading.config.name, path, refresh=path in reading.known)
     try:
         return reading.of_file(path, path, file.sha256, reading.config.base_urls, lambda: read(file.path))
     except FrameError as error:
         reading.archive.discard(reading.config.name, path)
         raise ExposureIndexError(f"{path}: {error}; run again to fetch it anew") from error
-
-
-def _fetch(path: str, reading: Reading) -> Fetched:
-    """The file; where an earlier index has it, the server is asked whether it has changed."""
-    config = reading.config
-    if path not in reading.known:
-        return reading.archive.fetch(config.name, path)
-    for base_url in config.base_urls[:-1]:
-        with suppress(ArchiveError):  # the next mirror may have it; what the last one says counts
-            return _revalidate(base_url, path, reading)
-    return _revalidate(config.base_urls[-1], path, reading)
-
-
-def _revalidate(base_url: str, path: str, reading: Reading) -> Fetched:
-    config = reading.config
-    return reading.archive.fetch_url(
-        base_url + quote(path),
-        f"{config.name}/{path}",
-        max_mb=config.max_file_mb,
-        refresh=True,
-        check=check_magic(path),
-    )
 
 
 def _photofield(file: Path, archive: str, key: tuple[int, int, int]) -> ExposureIndex:

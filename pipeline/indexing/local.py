@@ -27,7 +27,7 @@ def fetch_source(source: str, reading: Reading, max_mb: float) -> tuple[Fetched,
         It cannot be had.
     """
     file = reading.archive.fetch_url(
-        source, f"index/{_place(source, reading)}", max_mb=max_mb, refresh=bool(reading.known), check=_no_web_page
+        source, _place(source, reading), max_mb=max_mb, refresh=bool(reading.known), check=_no_web_page
     )
     return file, servers_of(source)
 
@@ -35,11 +35,11 @@ def fetch_source(source: str, reading: Reading, max_mb: float) -> tuple[Fetched,
 def forget_source(source: str, reading: Reading) -> None:
     """Drop a file that turned out to be something else from the cache; one on this machine stays."""
     if servers_of(source):
-        reading.archive.discard("index", _place(source, reading))
+        reading.archive.discard("", _place(source, reading))
 
 
 def _place(source: str, reading: Reading) -> str:
-    return f"{reading.config.name}/{PurePosixPath(urlsplit(source).path).name or 'table'}"
+    return f"index/{reading.config.name}/{PurePosixPath(urlsplit(source).path).name or 'table'}"
 
 
 def _no_web_page(head: bytes) -> str:

@@ -43,17 +43,15 @@ def read_skyserver(source: SkyServerIndex, reading: Reading) -> list[Part]:
 
 def _ask(source: SkyServerIndex, archive: Archive, sql: str) -> bytes | None:
     """One answer as it came; None where the server says that it would be too long."""
-    name = f"{source.archive}/{hashlib.sha256(sql.encode()).hexdigest()[:16]}.csv"
+    name = f"index/{source.archive}/{hashlib.sha256(sql.encode()).hexdigest()[:16]}.csv"
     try:
-        page = archive.fetch_url(
-            source.url, f"index/{name}", {"cmd": sql, "format": "csv"}, refresh=True, check=_not_a_table
-        )
+        page = archive.fetch_url(source.url, name, {"cmd": sql, "format": "csv"}, refresh=True, check=_not_a_table)
     except ArchiveError as error:
         if SERVER_LIMIT in str(error):
             return None
         raise
     content = page.path.read_bytes()
-    archive.discard("index", name)  # the index keeps what is in it
+    archive.discard("", name)  # the index keeps what is in it
     return None if SERVER_LIMIT.encode() in content else content
 
 

@@ -23,7 +23,7 @@ from pipeline.astrometry import to_great_circle
 from pipeline.bands import BANDS
 from pipeline.errors import ExposureIndexError, FrameError
 from pipeline.exposures import ExposureIndex
-from pipeline.fitsfile import open_fits
+from pipeline.fitsfile import map_fits
 from pipeline.indexing.anchor import CENTRE_COLUMN, CENTRE_ROW
 from pipeline.indexing.columns import known_bits, known_sky
 from pipeline.indexing.local import fetch_source, forget_source
@@ -60,7 +60,7 @@ def read_window_flist(source: WindowFlistIndex, reading: Reading) -> list[Part]:
 
 
 def _read(file: Path, source: WindowFlistIndex, archive: str) -> ExposureIndex:
-    with open_fits(file, "a window_flist table", mapped=True) as hdus:
+    with map_fits(file, "a window_flist table") as hdus:
         table = hdus[1].data
         of_runs = np.flatnonzero(np.isin(table["RUN"], source.runs))
         rows = table[of_runs]

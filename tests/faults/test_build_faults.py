@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.cache import PARTS
 from pipeline.cells import CellProgress
 from pipeline.errors import ArchiveError, CatalogError, DatasetError
 from pipeline.manifest import SKIPS_FILE, Dataset, verify_dataset
+from pipeline.naming import cache_dir
 from pipeline.sequences import COLUMNS
 from pipeline.simulate.faults import FaultKind
 from pipeline.simulate.server import ArchiveServer, Fault
@@ -43,7 +45,8 @@ def assert_rest_is_untouched(dataset: Dataset, clean: Dataset, lost: set[tuple[i
 
 
 def assert_nothing_half_written(root: Path) -> None:
-    assert [path for path in root.rglob("*") if path.name.endswith(".part")] == []
+    """What a server broke off may lie among the parts, to be gone on with; nowhere else is anything not whole."""
+    assert [path for path in root.rglob("*.part") if path.parent != cache_dir(root) / PARTS] == []
 
 
 def test_a_build_is_reproducible_and_verifies(clean: Dataset, tiny_archive: Path, tmp_path: Path) -> None:
@@ -93,7 +96,7 @@ def test_a_file_that_lasts_corrupt_is_fetched_twice_and_no_more(
         dataset = build(server.url, tmp_path)
         n_fetched = sum(request.path == path for request in server.requests)
     assert_rest_is_untouched(dataset, clean, lost={(5582, 3)})
-    (skip,) = details(dataset, "bad-frame")
+    (skip,) = details(dataset, "bad-payload")
     assert "fpC-005582-r4-0153" in skip["detail"]
     assert n_fetched == 2
 
@@ -104,7 +107,7 @@ def test_a_frame_whose_header_contradicts_its_name_is_left_out(clean: Dataset, s
     with ArchiveServer(spoilt) as server:
         dataset = build(server.url, tmp_path / "root")
     assert_rest_is_untouched(dataset, clean, lost={(5582, 3)})
-    assert "contradicts its name: its header says band g" in details(dataset, "bad-frame")[0]["detail"]
+    assert "contradicts its name: its header says band g" in details(dataset, "bad-payload")[0]["detail"]
 
 
 def test_bad_rows_of_the_catalogue_are_counted_and_the_rest_is_built(

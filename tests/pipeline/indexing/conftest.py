@@ -23,12 +23,12 @@ FieldKey = tuple[int, int, int, int]
 
 @pytest.fixture
 def survey() -> Callable[..., SurveyConfig]:
-    """A survey of two archives at an address (ending in '/'), with these index sources."""
+    """A survey of two archives at an address (ending in '/'), with these index sources and settings of the archives."""
 
-    def make(url: str, *sources: object) -> SurveyConfig:
+    def make(url: str, *sources: object, **settings: object) -> SurveyConfig:
         archives = (
-            ArchiveConfig(name="das", layout="das-dr7", base_urls=(url + "das/",), attempts=1),
-            ArchiveConfig(name="sas", layout="sas-dr8", base_urls=(url,), attempts=1),
+            ArchiveConfig(name="das", layout="das-dr7", base_urls=(url + "das/",), attempts=1, **settings),
+            ArchiveConfig(name="sas", layout="sas-dr8", base_urls=(url,), attempts=1, **settings),
         )
         catalog = CatalogConfig(source="")
         return SurveyConfig(name="test", title="test", catalog=catalog, archives=archives, index=sources)
@@ -40,8 +40,10 @@ def survey() -> Callable[..., SurveyConfig]:
 def build(survey, tmp_path) -> Callable[..., ExposureIndex]:
     """Build the index of these sources below `root`, without patience."""
 
-    def run(url: str, *sources: object, root: Path = tmp_path / "root", refresh: bool = False) -> ExposureIndex:
-        config = survey(url, *sources)
+    def run(
+        url: str, *sources: object, root: Path = tmp_path / "root", refresh: bool = False, **settings: object
+    ) -> ExposureIndex:
+        config = survey(url, *sources, **settings)
         with Archive(config.archives, root / "cache", Patience(attempts=1, wait_initial_s=0)) as archive:
             return build_index(config, archive, root, refresh=refresh)
 

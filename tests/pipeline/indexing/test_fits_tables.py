@@ -103,7 +103,9 @@ def test_what_has_not_changed_is_neither_sent_nor_parsed_again(real_data, build,
         assert sorted(read) == [4192, 6377]
         with fits.open(tree / path, mode="update") as hdus:
             hdus[1].data["psf_width"][0, 2] = 1.5
-        second = build(server.url + "/", TSFIELD, refresh=True)
+        with pytest.raises(ExposureIndexError, match=r'is not the file it was.*set changed_files = "accept"'):
+            build(server.url + "/", TSFIELD, refresh=True)
+        second = build(server.url + "/", TSFIELD, refresh=True, changed_files="accept")
         assert sorted(read) == [4192, 6377, 6377]
         again = build(server.url + "/", TSFIELD, root=tmp_path / "scratch")
     assert (first.psf_fwhm_N5[1, 2], second.psf_fwhm_N5[1, 2]) == (pytest.approx(1.0914, abs=1e-4), 1.5)
@@ -119,18 +121,18 @@ def test_another_server_with_the_same_files_is_asked_but_sends_nothing(real_data
             assert [request.status for request in server.requests] == [[200, 200], [304, 304]][n]
 
 
-def test_a_field_table_of_another_field_is_refused(server, reply, real_data, build):
-    content = (real_data / "archive/das" / tsfield_path(4192, 40, 4, 300)).read_bytes()
-    server.script["/das/" + tsfield_path(6377, 40, 4, 399)] = [reply(content)]
-    with pytest.raises(ExposureIndexError, match=r"006377.*it says .* \(4192, 40, 4, 300\)"):
-        build(server.url, TsFieldIndex(kind="tsfield", archive="das", fields=((6377, 40, 4, 399),)))
-
-
-def test_a_field_table_of_another_run_is_refused(server, reply, real_data, build):
-    content = (real_data / "archive" / photofield_path(94, 301, 1)).read_bytes()
-    server.script["/" + photofield_path(125, 301, 1)] = [reply(content)]
-    with pytest.raises(ExposureIndexError, match=r"000125-1.*it says run, rerun, camcol = \[\(94, 301, 1\)\]"):
-        build(server.url, PHOTOFIELD.model_copy(update={"runs": (125,)}))
+@pytest.mark.parametrize("verify", ["at-fetch", "when-cut"])
+def test_a_field_table_of_another_field_or_run_is_refused(server, reply, real_data, build, verify):
+    """Whether the download is looked at or not."""
+    archive = real_data / "archive"
+    one, other = "/das/" + tsfield_path(6377, 40, 4, 399), "/" + photofield_path(125, 301, 1)
+    server.script[one] = [reply((archive / "das" / tsfield_path(4192, 40, 4, 300)).read_bytes())]
+    server.script[other] = [reply((archive / photofield_path(94, 301, 1)).read_bytes())]
+    wanted = TsFieldIndex(kind="tsfield", archive="das", fields=((6377, 40, 4, 399),))
+    with pytest.raises(ExposureIndexError, match=r"006377.*(says run 4192, field 300|\(4192, 40, 4, 300\))"):
+        build(server.url, wanted, verify=verify)
+    with pytest.raises(ExposureIndexError, match=r"000125-1.*says run(, rerun, camcol = \[\(| )94"):
+        build(server.url, PHOTOFIELD.model_copy(update={"runs": (125,)}), verify=verify)
 
 
 def test_a_corrupt_field_table_is_refused_and_not_kept(server, reply, real_data, build):
