@@ -60,6 +60,7 @@ def build_dataset(
     workers: int | None = None,
     large_transfer: bool = False,
     retry_missing: bool = False,
+    refresh_index: bool = False,
 ) -> Published:
     """Build every object's image sequence and publish them as one dataset version.
 
@@ -77,6 +78,8 @@ def build_dataset(
         Fetch even more than a terabyte: the archive's keepers have been told.
     retry_missing
         Ask once more for files that their archives said not to have.
+    refresh_index
+        Ask the servers again which exposures there are.
     """
     logger = get_run_logger()
     clock = Stopwatch()
@@ -84,7 +87,7 @@ def build_dataset(
     n_workers = workers or os.cpu_count() or 1
     with open_archive(resolved, root, retry_missing=retry_missing) as archive:
         with clock("plan"):
-            build = step("plan")(prepare)(resolved, root, archive)
+            build = step("plan")(prepare)(resolved, root, archive, refresh_index=refresh_index)
         logger.info("%s: %s", build.dataset_id, _outlook(build.summary))
         if (dataset := build.published()) is not None:
             logger.info("%s is published already at %s", build.dataset_id, dataset.path)

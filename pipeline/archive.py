@@ -134,11 +134,11 @@ class Archive:
         """What is known of every file that was ever fetched."""
         return self._cache.ledger
 
-    def fetch(self, archive_name: str, path: str) -> Fetched:
+    def fetch(self, archive_name: str, path: str, *, refresh: bool = False) -> Fetched:
         """Fetch the file at `path` below an archive's base URL, from the first mirror that gives it whole.
 
-        A cached file is used without asking if one of the archive's present servers gave it. A server that has
-        worked and is out of order is waited for.
+        A cached file is used without asking if one of the archive's present servers gave it; with `refresh` they are
+        asked whether it has changed. A server that has worked and is out of order is waited for.
 
         Raises
         ------
@@ -151,7 +151,7 @@ class Archive:
         ArchiveError
             No server gave an answer that helps, after all attempts; or the cache cannot be written.
         """
-        return self._fetch(self._wanted(archive_name, path))
+        return self._fetch(self._wanted(archive_name, path), refresh=refresh)
 
     def fetch_url(
         self,

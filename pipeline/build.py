@@ -25,7 +25,7 @@ from pipeline.catalog import Catalog, read_catalog
 from pipeline.cells import CellResult
 from pipeline.costs import PlanSummary, summarise
 from pipeline.errors import DatasetError
-from pipeline.exposures import build_index
+from pipeline.indexing.build import build_index
 from pipeline.manifest import (
     FRAMES_SCHEMA,
     MANIFEST_SCHEMA,
@@ -116,8 +116,10 @@ def open_archive(survey: SurveyConfig, root: Path, *, retry_missing: bool = Fals
     return Archive(survey.archives, cache_dir(root), limits=survey.cache, retry_missing=retry_missing)
 
 
-def prepare(survey: SurveyConfig, root: Path, archive: Archive) -> Build:
+def prepare(survey: SurveyConfig, root: Path, archive: Archive, *, refresh_index: bool = False) -> Build:
     """Read catalogue and exposure index and plan the cells; nothing is downloaded but these two.
+
+    An index that an earlier call has kept below `root` is used as it is, unless `refresh_index`.
 
     Raises
     ------
@@ -128,7 +130,7 @@ def prepare(survey: SurveyConfig, root: Path, archive: Archive) -> Build:
     """
     table = archive.fetch_url(survey.catalog.source, f"{survey.name}-catalog", refresh=True)
     catalog = read_catalog(table.path, survey.catalog, survey.selection.seasons)
-    plan = make_plan(survey, catalog, build_index(survey, archive))
+    plan = make_plan(survey, catalog, build_index(survey, archive, root, refresh=refresh_index))
     if not plan.cells:
         reasons = Counter(skip.reason for skip in (*catalog.skips, *plan.skips))
         raise DatasetError(f"survey {survey.name}: no object has an exposure; left out: {dict(reasons)}")

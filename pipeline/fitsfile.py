@@ -37,6 +37,16 @@ def open_fits(path: Path, what: str, *, name: str = "") -> Iterator[fits.HDUList
         yield hdus
 
 
+@contextmanager
+def map_fits(path: Path, what: str) -> Iterator[fits.HDUList]:
+    """As `open_fits` for a file of any size, not compressed, which is read only where it is looked at."""
+    with blaming(f"{path.name} is not {what}", FrameError), path.open("rb") as file:
+        with warnings.catch_warnings(action="error", category=AstropyUserWarning):
+            hdus = fits.open(file, memmap=True, lazy_load_hdus=False)
+        with hdus:
+            yield hdus
+
+
 def parse_fits(content: bytes) -> fits.HDUList:
     """All HDUs of a FITS file; fails in any way at all where it is none, so to be used inside `blaming`."""
     with warnings.catch_warnings(action="error", category=AstropyUserWarning):  # says so of a truncated file

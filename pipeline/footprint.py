@@ -58,13 +58,21 @@ def covering(
     """
     parts = []
     usable = _has_solution(index)
-    for node_deg, incl_deg in np.unique(np.stack([index.node_deg, index.incl_deg], axis=1), axis=0):
+    for node_deg, incl_deg in _great_circles(index):
         scans = np.flatnonzero(usable & (index.node_deg == node_deg) & (index.incl_deg == incl_deg))
         mu_deg, nu_deg = to_great_circle(np.asarray(ra_deg), np.asarray(dec_deg), node_deg, incl_deg)
         for start in range(0, len(scans), BLOCK_EXPOSURES):
             parts.append(_join(index, scans[start : start + BLOCK_EXPOSURES], mu_deg % 360, nu_deg, margin_px))
     pairs = _concatenate(parts)
     return pairs.take(np.lexsort((pairs.exposure_index, pairs.target_index)))
+
+
+def _great_circles(index: ExposureIndex) -> set[tuple[float, float]]:
+    """(node, inclination) of all scans; rows of a run lie together, so that few need to be looked at."""
+    circles = np.stack([index.node_deg, index.incl_deg], axis=1)
+    is_next = np.ones(len(circles), dtype=bool)
+    is_next[1:] = (circles[1:] != circles[:-1]).any(axis=1)
+    return {(node_deg, incl_deg) for node_deg, incl_deg in circles[is_next].tolist()}
 
 
 def _has_solution(index: ExposureIndex) -> NDArray[np.bool_]:
@@ -130,7 +138,8 @@ def choose_fields(footprint: Footprint, index: ExposureIndex, archives: tuple[st
     The chosen pairs, sorted by object, run and camcol.
     """
     target, exposure = footprint.target_index, footprint.exposure_index
-    preference = np.array([archives.index(name) for name in index.archive.tolist()], dtype=np.intp)
+    names, code = np.unique(index.archive, return_inverse=True)
+    preference = np.array([archives.index(name) for name in names.tolist()], dtype=np.intp)[code]
     to_edge = np.minimum(footprint.y_pix, FRAME_ROWS - 1 - footprint.y_pix)
     run, camcol = index.run[exposure], index.camcol[exposure]
     order = np.lexsort(

@@ -142,7 +142,8 @@ DAS_FOLDER = "das"
 """The DR7 server's tree inside an archive tree that holds both; its own paths begin at imaging/."""
 MASTER_TABLE = "sas/dr10/boss/papers/supernova/sdsssn_master.dat2"
 SKYSERVER_FIELDS = "stripe82/Field.csv"
-"""SkyServer has no such file: what a served archive tree answers SQL from."""
+CAS_FIELDS = "cas/Field.csv"
+"""SkyServer has no such files: what a served archive tree answers SQL from, for DR7's Stripe 82 and for DR8+."""
 TRUTH_FOLDER = "truth"
 """Beside a simulated archive: what was put into it."""
 SIMULATION_FILE = "truth/archive.json"
@@ -206,6 +207,11 @@ def plans_dir(root: Path) -> Path:
 def cache_dir(root: Path) -> Path:
     """Directory of files fetched from archives, laid out as the servers lay them out."""
     return root / "cache"
+
+
+def index_path(root: Path, survey: str, fingerprint: str) -> Path:
+    """File of a survey's exposure index; another `[[index]]` gives another fingerprint."""
+    return root / "index" / f"{survey}-{fingerprint[:12]}.parquet"
 
 
 def run_dir(root: Path, run: str) -> Path:

@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 
 from pipeline.bands import Band
 from pipeline.catalog import Catalog, Target
-from pipeline.exposures import ExposureIndex, R
+from pipeline.cuts import EPOCHS, in_own_season, judge, limit_epochs
+from pipeline.exposures import ExposureIndex
 from pipeline.footprint import Footprint, choose_fields, covering
 from pipeline.manifest import Skip
 from pipeline.naming import FrameId, Layout
 from pipeline.selection import season_of
-from pipeline.survey import Season, SelectionConfig, SurveyConfig
+from pipeline.survey import Season, SurveyConfig
 
 ALL_SEASONS: Final = "all"
-_QUALITIES: Final = {"any": (0, 1, 2, 3, 4, 5), "acceptable": (2, 3), "good": (3,)}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -83,7 +83,8 @@ class Plan:
     cells: tuple[Cell, ...]
     skips: tuple[Skip, ...]
     left_out: dict[str, int]
-    """Exposures of the index that the selection leaves out: 'psf', 'quality', 'season' (the first that applies)."""
+    """Exposures of the index that the selection leaves out, by the name of the first cut that applies (`cuts.judge`);
+    'epochs': those that `max_epochs` leaves without an object."""
 
 
 def make_plan(survey: SurveyConfig, catalog: Catalog, index: ExposureIndex) -> Plan:
@@ -93,7 +94,7 @@ def make_plan(survey: SurveyConfig, catalog: Catalog, index: ExposureIndex) -> P
     """
     selection = survey.selection
     targets = tuple(sorted(catalog.targets, key=lambda target: target.object_id))
-    verdict = _judge(index, selection)
+    verdict = judge(index, selection, survey.thumbnails.bands)
     seasons = [season_of(target.object_id, selection.seasons) for target in targets]
 
     covered = covering(
@@ -102,37 +103,15 @@ def make_plan(survey: SurveyConfig, catalog: Catalog, index: ExposureIndex) -> P
         np.array([target.dec_deg for target in targets]),
         margin_px=selection.column_margin_px,
     )
-    usable = (verdict[covered.exposure_index] == "") & _in_season(covered, index, seasons, selection)
-    chosen = choose_fields(covered.take(usable), index, tuple(archive.name for archive in survey.archives))
+    usable = (verdict[covered.exposure_index] == "") & in_own_season(covered, index, seasons, selection)
+    candidates = choose_fields(covered.take(usable), index, tuple(archive.name for archive in survey.archives))
+    chosen = limit_epochs(candidates, index, selection)
+    left_out = Counter(verdict[verdict != ""].tolist())
+    left_out[EPOCHS] = len(np.setdiff1d(candidates.exposure_index, chosen.exposure_index))
 
     skips = _explain_missing(targets, seasons, covered, chosen, verdict)
     cells = _make_cells(survey, targets, seasons, chosen, index)
-    return Plan(cells, skips, dict(sorted(Counter(verdict[verdict != ""].tolist()).items())))
-
-
-def _judge(index: ExposureIndex, selection: SelectionConfig) -> NDArray[np.str_]:
-    """Per exposure, the first cut that it fails: 'psf', 'quality', 'season'; '' for a good one."""
-    psf_fwhm = index.psf_fwhm_N5[:, R]
-    mjd = index.mjd_tai_N5[:, R]
-    good_psf = (psf_fwhm > 0) & (psf_fwhm <= selection.max_psf_fwhm_arcsec)  # NaN: not measured, not used
-    good_quality = np.isin(index.quality, _QUALITIES[selection.min_quality])
-    in_season = np.full(len(index), not selection.seasons)
-    for season in selection.seasons:
-        in_season |= (mjd >= season.mjd_start) & (mjd <= season.mjd_end)
-    return np.select([~good_psf, ~good_quality, ~in_season], ["psf", "quality", "season"], default="")
-
-
-def _in_season(
-    pairs: Footprint, index: ExposureIndex, seasons: list[Season | None], selection: SelectionConfig
-) -> NDArray[np.bool_]:
-    """Whether each pair's exposure is of its object's own season (any, where the object has none)."""
-    if not selection.seasons:
-        return np.ones(len(pairs), dtype=bool)
-    start = np.array([-np.inf if season is None else season.mjd_start for season in seasons])
-    end = np.array([np.inf if season is None else season.mjd_end for season in seasons])
-    mjd = index.mjd_tai_N5[pairs.exposure_index, R]
-    inside: NDArray[np.bool_] = (mjd >= start[pairs.target_index]) & (mjd <= end[pairs.target_index])
-    return inside
+    return Plan(cells, skips, dict(sorted((+left_out).items())))  # without the cuts that leave out nothing
 
 
 def _explain_missing(

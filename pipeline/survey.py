@@ -93,7 +93,7 @@ class WindowFlistIndex(Config):
 
 
 class FileIndex(Config):
-    """Fields of one archive from a Parquet file as `s82 plan` writes it, or a CSV or ECSV table with its columns."""
+    """Fields of one archive from a Parquet file as a build keeps it in `index/`, or CSV or ECSV with its columns."""
 
     kind: Literal["file"]
     archive: str

@@ -61,5 +61,10 @@ def test_reading_a_dataset_loads_neither_astropy_nor_torch() -> None:
     assert not loaded_by("import pipeline.manifest") & {"astropy", "torch", "prefect", "scipy", "httpx"}
 
 
+def test_planning_loads_astroquery_only_where_a_database_is_asked() -> None:
+    """It takes as long to import as all the rest, and reads the user's configuration."""
+    assert not loaded_by("import pipeline.build") & {"astroquery", "requests"}
+
+
 def test_the_command_line_starts_without_heavy_imports() -> None:
     assert not loaded_by("import s82.main") & {"astropy", "torch", "prefect", "numpy"}

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from pipeline.atomic import sync_dir
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.naming import (
+    CAS_FIELDS,
     DAS_FOLDER,
     MASTER_TABLE,
     SIMULATION_FILE,
@@ -47,7 +48,7 @@ from pipeline.simulate.render import Recorded, render
 from pipeline.simulate.truth import Epochs, epochs, write_truth
 from pipeline.survey import SurveyConfig
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 """Raised when the same configuration comes to give other bytes."""
 
 Progress = Callable[[int, int], None]
@@ -180,18 +181,20 @@ def _write_tables(
     red = [s for s, strip in enumerate(all_strips) if strip.band == "r"]
     master = master_table(population.targets, list(seen.flux_nmgy_TS[:, red]), list(seen.mjd_tai_TS[:, red]))
     _put(root, MASTER_TABLE, master.encode())
-    dr7 = []
+    dr7, dr8 = [], []
     for strips_5, nights_5 in _by_run(all_strips, nights):
         run, camcol = strips_5[0].run, strips_5[0].camcol
         if run.layout == "sas-dr8":
             _put(root, photofield_path(run.run, run.rerun, camcol), photofield_bytes(strips_5, nights_5))
+            dr8.append((strips_5, nights_5))
             continue
         dr7.append((strips_5, nights_5))
         for index in range(strips_5[0].n_fields):
             path = tsfield_path(run.run, run.rerun, camcol, run.field + index)
             _put(root, f"{DAS_FOLDER}/{path}", tsfield_bytes(strips_5, index, nights_5))
-    if dr7:
-        _put(root, SKYSERVER_FIELDS, field_table(dr7).encode())
+    for place, rows in ((SKYSERVER_FIELDS, dr7), (CAS_FIELDS, dr8)):
+        if rows:
+            _put(root, place, field_table(rows).encode())
 
 
 def _by_run(

@@ -81,13 +81,20 @@ def _host(target: Target) -> dict[str, str]:
     }
 
 
-FIELD_PER_BAND: Final = ("mjd", "airmass", "psfWidth", "gain", "darkVariance", "aterm", "kterm", *"abcdef")
+FIELD_PER_BAND: Final = ("mjd", "airmass", "psfWidth", "sky", "gain", "darkVariance", "aterm", "kterm", *"abcdef")
+STATUS_PER_BAND: Final = ("imageStatus", "calibStatus")
+"""DR8 and later alone; 1 is CLEAR and PHOTOMETRIC."""
 
 
 def field_table(rows: Sequence[tuple[Sequence[Strip], Sequence[Conditions]]]) -> str:
-    """SkyServer's `Field` table (Stripe 82 context of DR7) as CSV, for runs given as their five strips."""
+    """SkyServer's `Field` table as CSV, for runs of one layout given as their five strips.
+
+    In DR7 (the Stripe 82 context) the sky is in maggies/arcsec² and there is no status; in DR8+ it is in nanomaggies.
+    """
     names = ["fieldID", "skyVersion", "run", "rerun", "camcol", "field", "quality", "ra", "dec"]
     names += ["raMin", "raMax", "decMin", "decMax", *(f"{name}_{band}" for name in FIELD_PER_BAND for band in BANDS)]
+    if rows and rows[0][0][0].run.layout == "sas-dr8":
+        names += [f"{name}_{band}" for name in STATUS_PER_BAND for band in BANDS]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
@@ -98,7 +105,7 @@ def field_table(rows: Sequence[tuple[Sequence[Strip], Sequence[Conditions]]]) ->
 
 def _field_row(strips_5: Sequence[Strip], conditions_5: Sequence[Conditions], index: int) -> list[object]:
     strip, red = strips_5[0], strips_5[2]
-    field = strip.run.field + index
+    field, is_dr8 = strip.run.field + index, strip.run.layout == "sas-dr8"
     box = field_sky_box(red, index)
     middle = (box[0] + ((box[1] - box[0]) % 360.0) / 2) % 360.0
     row: list[object] = [_field_id(strip, field), 1, strip.run.run, strip.run.rerun, strip.camcol, field]
@@ -108,13 +115,15 @@ def _field_row(strips_5: Sequence[Strip], conditions_5: Sequence[Conditions], in
         [one.field_tai_s(index) / 86400.0 for one in strips_5],
         [one.airmass for one in conditions_5],
         [one.psf.width_arcsec for one in conditions_5],
+        [one.sky_nmgy_arcsec2 * (1 if is_dr8 else 1e-9) for one in conditions_5],
         [one.ccd.gain_e_per_dn for one in conditions_5],
         [one.ccd.dark_variance_dn2 for one in conditions_5],
         [one.aa_mag for one in conditions_5],
         [one.ccd.extinction_kk_mag for one in conditions_5],
         *([getattr(solution, letter) for solution in solutions] for letter in "abcdef"),
     ]
-    return row + [f"{value:.14g}" for values in per_band for value in values]
+    status = [1] * (len(STATUS_PER_BAND) * len(BANDS)) if is_dr8 else []
+    return row + [f"{value:.14g}" for values in per_band for value in values] + status
 
 
 def _field_id(strip: Strip, field: int) -> int:

@@ -1,7 +1,7 @@
 """A small HTTP server for an archive tree, real or simulated, on this machine only.
 
 Static files with what a careful downloader relies on (ETag, Last-Modified and the conditions on them,
-Range, HEAD, keep-alive), SkyServer's SQL page, a log of requests, and faults on request.
+Range, HEAD, keep-alive), the SQL pages of SkyServer, a log of requests, and faults on request.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from typing import Final, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pipeline.errors import ConfigError
-from pipeline.naming import SKYSERVER_FIELDS
 from pipeline.simulate.faults import Fault, FaultPlan
-from pipeline.simulate.skyserver import SQL_PATH, SqlError, select_as_csv
+from pipeline.simulate.skyserver import SqlError, SqlLimits, field_table_of, select_as_csv
 
 CHUNK: Final = 1 << 18
 CHUNKS_PER_S: Final = 50
@@ -61,12 +60,14 @@ class Request:
     """Of the body that were sent."""
     range: str | None
     """The Range header, as it came."""
+    sql: str = ""
+    """The query, where an SQL page was asked."""
 
 
 class ArchiveServer:
     """Serve the tree under `root` at `url` while the context is open. Port 0: any that is free.
 
-    `bytes_per_s` is what each connection gives; None: as fast as it can.
+    `bytes_per_s` is what each connection gives (None: as fast as it can), `sql_limits` what the SQL pages give at most.
 
     Raises
     ------
@@ -75,9 +76,15 @@ class ArchiveServer:
     """
 
     def __init__(
-        self, root: Path, *, faults: Iterable[Fault] = (), port: int = 0, bytes_per_s: float | None = None
+        self,
+        root: Path,
+        *,
+        faults: Iterable[Fault] = (),
+        port: int = 0,
+        bytes_per_s: float | None = None,
+        sql_limits: SqlLimits | None = None,
     ) -> None:
-        self._http = _open(root, FaultPlan(faults), port)
+        self._http = _open(root, FaultPlan(faults), port, sql_limits or SqlLimits())
         self._http.bytes_per_s = bytes_per_s
         self._thread = threading.Thread(
             target=self._http.serve_forever, args=(0.05,), name="archive-server", daemon=True
@@ -118,17 +125,17 @@ def serve_forever(root: Path, port: int, ready: Callable[[str], None] | None = N
     ConfigError
         `root` is not a folder, or the port cannot be had.
     """
-    with _open(root, FaultPlan(), port) as http, suppress(KeyboardInterrupt):
+    with _open(root, FaultPlan(), port, SqlLimits()) as http, suppress(KeyboardInterrupt):
         if ready is not None:
             ready(http.url)
         http.serve_forever()
 
 
-def _open(root: Path, faults: FaultPlan, port: int) -> _Http:
+def _open(root: Path, faults: FaultPlan, port: int, sql_limits: SqlLimits) -> _Http:
     if not root.is_dir():
         raise ConfigError(f"{root} is not a folder: there is no archive to serve")
     try:
-        return _Http(root.resolve(), faults, port)
+        return _Http(root.resolve(), faults, port, sql_limits)
     except (OSError, OverflowError) as error:
         raise ConfigError(f"cannot serve on port {port} of 127.0.0.1 ({error}): give another, or 0 for any") from error
 
@@ -138,10 +145,11 @@ class _Http(ThreadingHTTPServer):
     block_on_close = False  # idle keep-alive connections would hold it open
     request_queue_size = 64
 
-    def __init__(self, root: Path, faults: FaultPlan, port: int) -> None:
+    def __init__(self, root: Path, faults: FaultPlan, port: int, sql_limits: SqlLimits) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.root = root
         self.faults = faults
+        self.sql_limits = sql_limits
         self.lock = threading.Lock()
         self.log: list[Request] = []
         self.bytes_per_s: float | None = None
@@ -185,8 +193,8 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.server.faults.next_for(path)
         if fault is not None and self._commit(fault, path):
             return
-        if path == SQL_PATH:
-            self._sql(path, parse_qs(parts.query), fault)
+        if (table := field_table_of(path)) is not None:
+            self._sql(path, self.server.root / table, parse_qs(parts.query), fault)
         else:
             self._file(path, fault)
 
@@ -221,14 +229,13 @@ class _Handler(BaseHTTPRequestHandler):
         page = f"{status.value} {status.phrase}\n{text}\n".encode()
         self._send(path, status, {"Content-Type": "text/plain", **(headers or {})}, _Body(len(page), page))
 
-    def _sql(self, path: str, query: dict[str, list[str]], fault: Fault | None) -> None:
-        table = self.server.root / SKYSERVER_FIELDS
+    def _sql(self, path: str, table: Path, query: dict[str, list[str]], fault: Fault | None) -> None:
         if not table.is_file():
             return self._refuse(path, HTTPStatus.NOT_FOUND)
         if query.get("format", ["csv"]) != ["csv"] or len(query.get("cmd", [])) != 1:
             return self._refuse(path, HTTPStatus.BAD_REQUEST, text="give one cmd, and format=csv")
         try:
-            content = select_as_csv(table, query["cmd"][0]).encode()
+            content = select_as_csv(table, query["cmd"][0], self.server.sql_limits).encode()
         except SqlError as error:
             return self._refuse(path, HTTPStatus.BAD_REQUEST, text=str(error))
         return self._send(path, HTTPStatus.OK, {"Content-Type": "text/csv"}, _Body(len(content), content), fault)
@@ -326,7 +333,8 @@ class _Handler(BaseHTTPRequestHandler):
             yield chunk
 
     def _log(self, path: str, status: int, n_bytes: int) -> None:
-        request = Request(self.command, path, status, n_bytes, self.headers.get("Range"))
+        sql = "".join(parse_qs(urlsplit(self.path).query).get("cmd", [])) if field_table_of(path) else ""
+        request = Request(self.command, path, status, n_bytes, self.headers.get("Range"), sql)
         with self.server.lock:
             self.server.log.append(request)
 

@@ -1,4 +1,4 @@
-"""SkyServer's SQL page over `stripe82/Field.csv`: the SELECT is really executed, by SQLite in memory."""
+"""SQL pages over a `Field.csv`: the SELECT is really executed, by SQLite in memory, and cut off as servers do it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import csv
 import io
 import re
 import sqlite3
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pipeline.naming import CAS_FIELDS, SKYSERVER_FIELDS
+
 SQL_PATH: Final = "/stripe82/en/tools/search/x_sql.asp"
-MAX_ROWS: Final = 100_000
-"""SkyServer's own limit for DR7."""
+_CAS_PATH: Final = re.compile(r"/dr\d{1,2}/en/tools/search/(x_sql\.aspx?|x_results\.aspx)")
+"""Of DR8 and 9, 10, and later ones, as astroquery asks them."""
 MAX_SQL_CHARS: Final = 8192
 MAX_STEPS: Final = 20_000
 """Of 1000 virtual-machine instructions each: some seconds."""
@@ -19,11 +22,28 @@ _TOP: Final = re.compile(r"^(\s*select\s+(?:distinct\s+)?)top\s+(\d+)\s", re.IGN
 _ALLOWED: Final = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION}
 
 
+@dataclass(frozen=True, slots=True)
+class SqlLimits:
+    """What a page gives at most."""
+
+    max_rows: int = 100_000
+    """More are left out without a word: DR7's own limit."""
+    max_bytes: int | None = None
+    """More is refused with the words of an IIS server whose response buffer is full."""
+
+
 class SqlError(Exception):
     """The query is not one SELECT, is wrong, or asks for too much."""
 
 
-def select_as_csv(field_csv: Path, sql: str) -> str:
+def field_table_of(path: str) -> str | None:
+    """Place in the tree of the table that the page at `path` answers from; None where `path` is no SQL page."""
+    if path == SQL_PATH:
+        return SKYSERVER_FIELDS
+    return CAS_FIELDS if _CAS_PATH.fullmatch(path) else None
+
+
+def select_as_csv(field_csv: Path, sql: str, limits: SqlLimits | None = None) -> str:
     """Run one SELECT over the table `Field` and return CSV with a header line. `TOP n` is understood.
 
     Raises
@@ -33,13 +53,14 @@ def select_as_csv(field_csv: Path, sql: str) -> str:
     """
     if len(sql) > MAX_SQL_CHARS:
         raise SqlError(f"the query is longer than {MAX_SQL_CHARS} characters")
+    limits = limits or SqlLimits()
     connection = _load(field_csv)
     try:
         connection.set_authorizer(_only_select)
         steps = iter(range(MAX_STEPS))
         connection.set_progress_handler(lambda: next(steps, None) is None, 1000)
         cursor = connection.execute(_translate(sql))
-        rows = cursor.fetchmany(MAX_ROWS + 1)
+        rows = cursor.fetchmany(limits.max_rows)
         names = [column[0] for column in cursor.description or ()]
     except (sqlite3.Error, sqlite3.Warning) as error:
         raise SqlError(str(error)) from error
@@ -47,9 +68,10 @@ def select_as_csv(field_csv: Path, sql: str) -> str:
         connection.close()
     if not names:
         raise SqlError("only SELECT is answered here")
-    if len(rows) > MAX_ROWS:
+    page = _to_csv(names, rows)
+    if limits.max_bytes is not None and len(page) > limits.max_bytes:
         raise SqlError("Response Buffer Limit Exceeded")
-    return _to_csv(names, rows)
+    return page
 
 
 def _only_select(action: int, argument: str | None, *_: str | None) -> int:

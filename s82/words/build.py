@@ -16,6 +16,7 @@ from s82.output import as_json, root_option, show
 @root_option()
 @click.option("--archive-root", help="Address of a local archive, for surveys that do not fix one.")
 @click.option("--workers", type=click.IntRange(1), help="Decoding processes; default one per core.")
+@click.option("--refresh-index", is_flag=True, help="Ask the servers again which exposures there are.")
 @click.option("--large-transfer", is_flag=True, help="Fetch even more than 1 TB: helpdesk@sdss.org has been told.")
 @click.option("--retry-missing", is_flag=True, help="Ask once more for files that their archives said not to have.")
 @as_json

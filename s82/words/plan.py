@@ -25,14 +25,14 @@ def command(
     survey: str,
     root: str,
     archive_root: str | None,
-    refresh_index: bool,  # noqa: ARG001  (`prepare` asks every time so far)
+    refresh_index: bool,
     out: Path | None,
     as_json: bool,
 ) -> None:
     """Say and write what a build would fetch and need; nothing is fetched but the object list and the index."""
     resolved = load_survey(survey).with_root(archive_root)
     with open_archive(resolved, Path(root)) as archive:
-        build = prepare(resolved, Path(root), archive)
+        build = prepare(resolved, Path(root), archive, refresh_index=refresh_index)
         folder = write_plan(build, out, held=archive.held())
     advice = large_transfer_advice(build.summary)
     if as_json:

@@ -21,9 +21,11 @@ from hypothesis import strategies as st
 from pipeline.errors import ConfigError
 from pipeline.simulate.faults import Fault
 from pipeline.simulate.server import ArchiveServer, Request, serve_forever
+from pipeline.simulate.skyserver import SqlLimits
 
 BODY = bytes(range(256)) * 3000
 SQL_PAGE = "/stripe82/en/tools/search/x_sql.asp"
+CAS_PAGE = "dr17/en/tools/search/x_results.aspx"
 FILE = "/das/imaging/5582/40/corr/4/fpC-005582-r4-0100.fit.gz"
 
 
@@ -187,6 +189,29 @@ def test_skyserver_page_refuses_all_but_one_bounded_select(client: httpx.Client,
     started = time.monotonic()
     assert client.get(SQL_PAGE, params={"cmd": sql, "format": "csv"}, timeout=20).status_code == 400
     assert time.monotonic() - started < 15
+
+
+@pytest.mark.parametrize("page", ["dr8/en/tools/search/x_sql.asp", "dr10/en/tools/search/x_sql.aspx", CAS_PAGE])
+def test_the_pages_of_later_releases_answer_from_their_own_table(tmp_path: Path, page: str) -> None:
+    """At the addresses that astroquery asks."""
+    (tmp_path / "cas").mkdir()
+    (tmp_path / "cas" / "Field.csv").write_text("run,rerun\n94,301\n")
+    query = {"cmd": "SELECT run FROM Field WHERE rerun = 301", "format": "csv", "searchtool": "SQL"}
+    with ArchiveServer(tmp_path) as server:
+        assert httpx.get(f"{server.url}/{page}", params=query).text == "run\n94\n"
+        assert [request.sql for request in _log_of(server, 1)] == [query["cmd"]]
+        assert httpx.get(server.url + SQL_PAGE, params=query).status_code == 404
+
+
+def test_pages_are_cut_off_as_servers_do_it(tree: Path) -> None:
+    """At a number of rows without a word, at a number of bytes with the words of an IIS server."""
+    query = {"cmd": "SELECT run, field FROM Field", "format": "csv"}
+    with ArchiveServer(tree, sql_limits=SqlLimits(max_rows=3)) as server:
+        answer = httpx.get(server.url + SQL_PAGE, params=query)
+        assert (answer.status_code, len(answer.text.splitlines())) == (200, 4)
+    with ArchiveServer(tree, sql_limits=SqlLimits(max_bytes=100)) as server:
+        assert "Response Buffer Limit Exceeded" in httpx.get(server.url + SQL_PAGE, params=query).text
+        assert httpx.get(server.url + SQL_PAGE, params={**query, "cmd": "SELECT count(*) FROM Field"}).is_success
 
 
 def test_skyserver_page_needs_its_table(tmp_path: Path) -> None:

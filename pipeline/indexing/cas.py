@@ -1,0 +1,165 @@
+"""Fields from the SQL interface of DR8 and later, asked through astroquery.
+
+astroquery takes any answer for a table and hands on whatever came, so that its raw response is used:
+the status, the size and the first bytes are looked at before anything is parsed.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Final
+
+import stamina
+
+from pipeline.errors import ArchiveError, BadPayload, ExposureIndexError
+from pipeline.indexing.parts import Part, Reading
+from pipeline.indexing.sql import MAX_RUNS, Database, read_database
+from pipeline.survey import CasIndex
+from pipeline.transfer import SERVER_LIMIT, Transient, first_words
+
+if TYPE_CHECKING:
+    import requests
+    from astroquery.sdss import SDSSClass
+
+MAX_ROWS: Final = 500_000
+"""The server stops here without a word."""
+USUAL_ROWS: Final = 50_000
+CHUNK_BYTES: Final = 256 * 1024
+MAX_BYTES: Final = 256 * 2**20
+"""Of an answer; 500,000 rows have less."""
+MAX_ANSWER_S: Final = 660.0
+"""The server itself gives a query 600 s."""
+FIRST_BYTE_S: Final = 120.0
+"""The least that the server is given to think, however impatient the archive's `timeout_s` is."""
+MAX_REDIRECTS: Final = 4
+WAIT_INITIAL_S: Final = 1.0
+WAIT_MAX_S: Final = 60.0
+"""Between attempts."""
+
+
+def read_cas(source: CasIndex, reading: Reading) -> list[Part]:
+    """Fields of the runs that `source` names; errors as `read_database` has them.
+
+    Raises
+    ------
+    ExposureIndexError
+        The database lacks one of the runs.
+    """
+    runs = sorted(set(source.runs))
+    ranges = [
+        f"run IN ({','.join(map(str, runs[start : start + MAX_RUNS]))})" for start in range(0, len(runs), MAX_RUNS)
+    ]
+    with closing(_Client(source, reading)) as client:
+        database = Database(
+            server=source.url,
+            path=client.path,
+            ask=client.ask,
+            max_rows=MAX_ROWS,
+            usual_rows=USUAL_ROWS,
+            status=True,
+            where=f"rerun = {source.rerun} AND",
+        )
+        parts = read_database(database, ranges, reading)
+    found = {int(part.rows.run[0]) for part in parts}
+    if lacking := [run for run in runs if run not in found]:
+        raise ExposureIndexError(
+            f"{source.url}: DR{source.data_release} has no field of runs {lacking[:10]} in rerun {source.rerun}; "
+            "take them out of [[index]] runs"
+        )
+    return parts
+
+
+class _Client:
+    """astroquery's SDSS, with a bound on what it accepts."""
+
+    def __init__(self, source: CasIndex, reading: Reading) -> None:
+        from astroquery.sdss import SDSSClass
+
+        self._source = source
+        self._server = source.url.rstrip("/")
+        self._reading = reading
+        self._sdss: SDSSClass = SDSSClass()
+        # First of the hooks: astroquery's own reads the whole body for its log.
+        self._sdss._session.hooks["response"].insert(0, _read_bounded)
+        self._sdss._session.max_redirects = MAX_REDIRECTS
+        url = self._configured(lambda: self._sdss._get_query_url(source.data_release))
+        self.path = str(url).removeprefix(self._server)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._sdss._session.close()
+
+    def ask(self, sql: str) -> bytes | None:
+        """The answer as it came; None where it would be too long."""
+        attempts = stamina.retry_context(
+            on=Transient,
+            attempts=self._reading.config.attempts,
+            timeout=None,
+            wait_initial=WAIT_INITIAL_S,
+            wait_max=WAIT_MAX_S,
+        )
+        try:
+            for attempt in attempts:
+                with attempt:
+                    self._reading.pace.wait()
+                    return self._ask_once(sql)
+        except Transient as problem:
+            raise problem.error from problem
+        raise AssertionError("stamina ends in a result or an error")
+
+    def _ask_once(self, sql: str) -> bytes | None:
+        import requests
+
+        try:
+            response = self._configured(
+                lambda: self._sdss.query_sql_async(
+                    sql,
+                    timeout=max(self._reading.config.timeout_s, FIRST_BYTE_S),
+                    data_release=self._source.data_release,
+                    cache=False,
+                )
+            )
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            raise Transient(ArchiveError(f"{self._server}{self.path}: {type(error).__name__} {error}")) from error
+        except requests.RequestException as error:
+            raise ArchiveError(f"{self._server}{self.path}: {error}; check the url of [[index]]") from error
+        return _checked(response)
+
+    def _configured(self, call: Any) -> Any:
+        """astroquery takes the server's address from its configuration at the time of the call."""
+        from astroquery.sdss import conf
+
+        with conf.set_temp("skyserver_baseurl", self._server):
+            return call()
+
+
+def _read_bounded(response: requests.Response, **_: object) -> None:
+    """Read the body, and stop at a size and time that no honest answer needs."""
+    import requests
+
+    content, started = bytearray(), time.monotonic()
+    for chunk in response.iter_content(CHUNK_BYTES):
+        content += chunk
+        if len(content) > MAX_BYTES:
+            raise BadPayload(f"{response.url} sends more than the {MAX_BYTES} bytes allowed")
+        if time.monotonic() - started > MAX_ANSWER_S:
+            raise requests.Timeout(f"no whole answer in {MAX_ANSWER_S:.0f} s")
+    response._content = bytes(content)
+    response.encoding = "utf-8"  # else it is guessed from all of the body, for the log
+
+
+def _checked(response: requests.Response) -> bytes | None:
+    """The body of an answer that is a table or may be one."""
+    content, url = response.content, response.url.partition("?")[0]
+    if SERVER_LIMIT.encode() in content:
+        return None
+    if response.status_code >= 500 or response.status_code == 429:
+        raise Transient(ArchiveError(f"{url} answered with status {response.status_code}: {first_words(content)}"))
+    if response.status_code != 200:
+        raise ArchiveError(f"{url} answered with status {response.status_code}: {first_words(content)}")
+    if content.lstrip()[:1] == b"<":
+        raise Transient(BadPayload(f"{url} gave a web page: {first_words(content)!r}"))
+    if not content:
+        raise Transient(BadPayload(f"{url} gave an empty answer"))
+    return content

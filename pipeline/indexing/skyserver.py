@@ -1,0 +1,62 @@
+"""Fields from a SkyServer SQL page over DR7's Stripe 82 database (https://skyserver.sdss.org/stripe82/)."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from pipeline.archive import Archive
+from pipeline.errors import ArchiveError
+from pipeline.indexing.parts import Part, Reading
+from pipeline.indexing.sql import Database, read_database
+from pipeline.survey import SkyServerIndex
+from pipeline.transfer import SERVER_LIMIT, first_words
+
+MAX_ROWS: Final = 100_000
+"""SkyServer stops here without a word (DR7 limit)."""
+USUAL_ROWS: Final = 8_000
+"""About 3 MB of CSV: a web server of its kind buffers 4 MB unless told otherwise."""
+COADDS: Final = (106, 206)
+"""Not runs but the co-added images of many, which the database has beside them."""
+NMGY_PER_MAGGY: Final = 1e9
+"""DR7's `Field` has the sky in maggies/arcsec²."""
+
+
+def read_skyserver(source: SkyServerIndex, reading: Reading) -> list[Part]:
+    """Fields of the runs that `source` names; errors as `read_database` has them."""
+
+    def ask(sql: str) -> bytes | None:
+        reading.pace.wait()
+        return _ask(source, reading.archive, sql)
+
+    database = Database(
+        server=source.url,
+        path="",
+        ask=ask,
+        max_rows=MAX_ROWS,
+        usual_rows=USUAL_ROWS,
+        sky_unit_nmgy=NMGY_PER_MAGGY,
+        where=f"run NOT IN ({','.join(map(str, COADDS))}) AND",
+    )
+    return read_database(database, [f"run BETWEEN {source.first_run} AND {source.last_run}"], reading)
+
+
+def _ask(source: SkyServerIndex, archive: Archive, sql: str) -> bytes | None:
+    """One answer as it came; None where the server says that it would be too long."""
+    name = f"index/{source.archive}/{hashlib.sha256(sql.encode()).hexdigest()[:16]}.csv"
+    try:
+        page = archive.fetch_url(source.url, name, {"cmd": sql, "format": "csv"}, refresh=True, check=_not_a_table)
+    except ArchiveError as error:
+        if SERVER_LIMIT in str(error):
+            return None
+        raise
+    content = page.path.read_bytes()
+    archive.discard("", name)  # the index keeps what is in it
+    return None if SERVER_LIMIT.encode() in content else content
+
+
+def _not_a_table(head: bytes) -> str:
+    """Check of a download: an outage or error page instead of a table."""
+    if SERVER_LIMIT.encode() in head:
+        return SERVER_LIMIT
+    return f"a web page: {first_words(head)!r}" if head.lstrip()[:1] == b"<" else ""
