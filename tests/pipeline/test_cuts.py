@@ -75,7 +75,7 @@ def test_a_cut_takes_out_what_it_names_and_is_counted(name, columns, selection, 
     verdict = judge(exposures, config, ("g", "r", "i"))
     assert verdict.tolist() == ["" if n in stay else name for n in range(4)]
     lost = [n for n in range(4) if n not in stay]
-    assert plan(exposures, config).summary.left_out == {name: len(lost)}
+    assert plan(exposures, config).left_out == {name: len(lost)}
     (skip,) = plan(exposures.take(np.array(lost)), config).skips
     assert skip.detail == f"every exposure that covers it is cut: {len(lost)} by {name}"
 
@@ -105,10 +105,10 @@ def test_epochs_that_are_left_out_are_counted():
     exposures = index(10, psf_fwhm_r=1.0 + 0.05 * np.arange(10))
     result = plan(exposures, SelectionConfig(max_epochs=3))
     assert [visit.exposure.run for cell in result.cells for visit in cell.visits] == [0, 1, 2]
-    assert result.summary.left_out == {"epochs": 7}
+    assert result.left_out == {"epochs": 7}
     spread = plan(exposures, SelectionConfig(max_epochs=4, epochs_by="spread"))
     assert [visit.exposure.run for cell in spread.cells for visit in cell.visits] == [0, 3, 6, 9]
-    assert plan(exposures, SelectionConfig(max_epochs=10)).summary.left_out == {}
+    assert plan(exposures, SelectionConfig(max_epochs=10)).left_out == {}
 
 
 @settings(max_examples=200, deadline=None)
