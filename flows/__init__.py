@@ -12,6 +12,7 @@ _DEFAULTS = {
     "DO_NOT_TRACK": "1",
     # Pauses of a server and changed files belong in the log of the run that met them.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "pipeline",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # OpenMP threads that busy-wait for each other make a training step 80 times slower when other processes want
     # the cores (8.1 s against 0.1 s); waiting briefly costs nothing when they do not.
     "GOMP_SPINCOUNT": "1000",

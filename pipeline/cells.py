@@ -10,7 +10,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -163,7 +165,10 @@ def _outcomes(
         try:
             while True:
                 for task in islice(tasks, room - len(pending)):
-                    pending.add(threads.submit(_one_frame, *task, survey, archive, executor, used))
+                    work = partial(_one_frame, *task, survey, archive, executor, used)
+                    pending.add(
+                        threads.submit(copy_context().run, work)
+                    )  # what threads log belongs to the caller's run
                 if not pending:
                     return
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
