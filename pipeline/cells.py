@@ -166,9 +166,8 @@ def _outcomes(
             while True:
                 for task in islice(tasks, room - len(pending)):
                     work = partial(_one_frame, *task, survey, archive, executor, used)
-                    pending.add(
-                        threads.submit(copy_context().run, work)
-                    )  # what threads log belongs to the caller's run
+                    # In the caller's context: what a thread logs belongs to the caller's run.
+                    pending.add(threads.submit(copy_context().run, work))
                 if not pending:
                     return
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
