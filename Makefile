@@ -7,7 +7,7 @@ WORK ?= work
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-real test test-remote lint format lock clean
+.PHONY: help demo demo-real test test-remote bench lint format lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test: $(VENV)/.installed  ## The whole test suite
 
 test-remote: $(VENV)/.installed  ## Whether the real SDSS servers are as this software takes them to be, in a minute
 	$(BIN)/pytest tests/remote -m remote_data --tb=line --durations=0
+
+bench: $(VENV)/.installed  ## Measure every claim about speed; each script prints its table (BENCH=--quick: under a minute each)
+	@for script in benchmarks/*.py; do echo "== $$script"; PYTHONPATH=. $(BIN)/python $$script $(BENCH) || exit 1; done
 
 lint: $(VENV)/.installed  ## Style and types
 	$(BIN)/ruff check .

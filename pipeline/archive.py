@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Final, Self
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 import stamina
@@ -27,7 +27,18 @@ from pipeline.identity import check_file
 from pipeline.ledger import Key, Ledger, Origin
 from pipeline.manifest import file_sha256
 from pipeline.survey import ArchiveConfig, CacheConfig
-from pipeline.transfer import Check, NotModified, Terms, Transient, anything, check_magic, download, full_url, is_alive
+from pipeline.transfer import (
+    Check,
+    NotModified,
+    Terms,
+    Transient,
+    anything,
+    check_magic,
+    download,
+    file_url,
+    full_url,
+    is_alive,
+)
 
 LOG: Final = logging.getLogger(__name__)
 USER_AGENT: Final = f"stripe82-convention/{version('stripe82-convention')} python-httpx/{httpx.__version__}"
@@ -212,7 +223,7 @@ class Archive:
         max_bytes, check = int(config.max_file_mb * 1e6), check_magic(PurePosixPath(path).name)
         return _Wanted(
             key=Key(archive_name, path),
-            urls=tuple(full_url(base + quote(path)) for base in config.base_urls),
+            urls=tuple(file_url(base, path) for base in config.base_urls),
             terms=Terms(max_bytes, config.timeout_s, check, config.min_kb_per_s * 1e3),
             patience=self._patience_with(config),
             verify=config.verify == "at-fetch",

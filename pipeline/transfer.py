@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import httpx
 
@@ -86,6 +87,11 @@ class NotModified(Exception):
 def full_url(url: str, params: Mapping[str, str] | None = None) -> str:
     """`url` with `params` as its query, as it is sent."""
     return str(httpx.URL(url, params=dict(params)) if params else httpx.URL(url))
+
+
+def file_url(base_url: str, path: str) -> str:
+    """URL of the file at `path` below a base URL; whatever the path holds, it stays a path."""
+    return full_url(base_url + quote(path))
 
 
 def download(client: httpx.Client, url: str, part: Part, terms: Terms) -> Origin:

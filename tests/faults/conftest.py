@@ -15,20 +15,28 @@ from pipeline.cells import CellProgress, build_cell
 from pipeline.manifest import Dataset
 from pipeline.naming import cache_dir
 from pipeline.simulate.server import ArchiveServer
-from pipeline.survey import load_survey
+from pipeline.survey import CacheConfig, load_survey
 
 IMPATIENT = Patience(attempts=3, timeout_s=5, wait_initial_s=0.01, wait_max_s=0.05)
 
 
 def build(
-    url: str, root: Path, progress: Callable[[CellProgress], None] | None = None, *, cell_width_deg: float = 1.0
+    url: str,
+    root: Path,
+    progress: Callable[[CellProgress], None] | None = None,
+    *,
+    cell_width_deg: float = 1.0,
+    cache: CacheConfig | None = None,
 ) -> Dataset:
     """Everything `build-dataset` does, in order, in threads; one cell unless told otherwise."""
     survey = load_survey("tiny").with_root(url)
     archives = tuple(archive.model_copy(update={"attempts": 3}) for archive in survey.archives)
     cells = survey.cells.model_copy(update={"ra_width_deg": cell_width_deg})
     survey = survey.model_copy(update={"archives": archives, "cells": cells})
-    with Archive(survey.archives, cache_dir(root), IMPATIENT) as archive, ThreadPoolExecutor(2) as executor:
+    with (
+        Archive(survey.archives, cache_dir(root), IMPATIENT, limits=cache) as archive,
+        ThreadPoolExecutor(2) as executor,
+    ):
         plan = prepare(survey, root, archive)
         if (dataset := plan.published()) is not None:
             return dataset

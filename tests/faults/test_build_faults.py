@@ -20,6 +20,7 @@ from pipeline.naming import cache_dir
 from pipeline.sequences import COLUMNS
 from pipeline.simulate.faults import FaultKind
 from pipeline.simulate.server import ArchiveServer, Fault
+from pipeline.survey import CacheConfig
 from tests.faults.conftest import build
 
 MASTER = "sas/dr10/boss/papers/supernova/sdsssn_master.dat2"
@@ -55,6 +56,35 @@ def test_a_build_is_reproducible_and_verifies(clean: Dataset, tiny_archive: Path
     assert verify_dataset(again.path) == []
     assert again.info.content_hash == clean.info.content_hash
     assert_nothing_half_written(tmp_path)
+
+
+def test_each_file_is_asked_for_once_however_many_frames_and_objects_use_it(tiny_archive: Path, tmp_path: Path) -> None:
+    """A field's table serves all its bands, a run's table all its fields."""
+    with ArchiveServer(tiny_archive) as server:
+        build(server.url, tmp_path)
+        asked = Counter(request.path for request in server.requests if request.path.startswith(("/das/", "/sas/")))
+    tables = [path for path in asked if "tsField" in path or "photoField" in path]
+    assert len(tables) >= 5
+    assert set(asked.values()) == {1}
+
+
+def test_without_a_cache_a_build_leaves_no_frame_behind_and_the_same_dataset(
+    clean: Dataset, tiny_archive: Path, tmp_path: Path
+) -> None:
+    """`cache.max_gb = 0`: every file goes once its last use is over, tables after the last of their bands."""
+    most = 0
+
+    def look(_: CellProgress) -> None:
+        nonlocal most
+        most = max(most, sum(1 for path in (cache_dir(tmp_path) / "das").rglob("fpC-*")))
+
+    with ArchiveServer(tiny_archive) as server:
+        dataset = build(server.url, tmp_path, look, cache=CacheConfig(max_gb=0))
+        asked = Counter(request.path for request in server.requests if "/fpC-" in request.path)
+    assert set(asked.values()) == {1}
+    assert most < len(asked)
+    assert [path for path in cache_dir(tmp_path).rglob("*.fit*") if path.is_file()] == []
+    assert_rest_is_untouched(dataset, clean, lost=set())
 
 
 def test_a_bad_day_at_the_archive(clean: Dataset, tiny_archive: Path, tmp_path: Path) -> None:

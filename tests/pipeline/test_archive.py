@@ -12,19 +12,24 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from email.utils import formatdate
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.archive import USER_AGENT, Archive, Patience
+from pipeline.cache import Cache
 from pipeline.errors import ArchiveError, BadPayload, NotInArchive
+from pipeline.ledger import Key
 from pipeline.partial import Part
 from pipeline.simulate.server import OUTAGE_PAGE, ArchiveServer, Fault
 from pipeline.survey import ArchiveConfig
-from pipeline.transfer import SERVER_LIMIT, Terms, Transient, anything, download
+from pipeline.transfer import SERVER_LIMIT, Terms, Transient, anything, download, file_url
 
 FRAME = gzip.compress(bytes(range(256)) * 4000, mtime=0)
 PATH = "imaging/94/40/corr/1/counts-000094-r1-0012.gz"
@@ -377,6 +382,24 @@ def test_no_path_leaves_the_cache(server, tmp_path, path):
     with open_archive(tmp_path / "cache", server.url) as archive, pytest.raises(ArchiveError, match="inside the cache"):
         archive.fetch("das", path)
     assert server.requests == []
+
+
+@given(path=st.text(max_size=60))
+def test_a_path_stays_a_path_in_every_url_and_inside_the_cache(tmp_path_factory, path):
+    """Whatever a table from the network makes of a file name: no query, no fragment, no other host, no other folder."""
+    try:
+        url = urlsplit(file_url("http://das/imaging/", path))
+    except (httpx.InvalidURL, UnicodeEncodeError):
+        return  # a lone surrogate, or too long
+    assert (url.scheme, url.netloc, url.query, url.fragment) == ("http", "das", "", "")
+    assert unquote(url.path) == f"/imaging/{path}"
+    folder = tmp_path_factory.getbasetemp() / "property"
+    with closing(Cache(folder)) as cache:
+        try:
+            place = cache.place(Key("das", path))
+        except ArchiveError:
+            return  # refused: `test_no_path_leaves_the_cache` says which must be
+    assert place.resolve().is_relative_to((folder / "das").resolve())
 
 
 def test_a_cache_that_cannot_be_written_is_said_so(server, reply, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import pytest
@@ -10,7 +11,18 @@ from hypothesis import strategies as st
 
 from pipeline.bands import BANDS
 from pipeline.errors import ConfigError, FrameError
-from pipeline.naming import FrameId, frame_file, frame_path, mask_path, parse_frame_file, sequence_path, tsfield_path
+from pipeline.naming import (
+    ArchiveName,
+    FrameId,
+    frame_file,
+    frame_path,
+    mask_path,
+    parse_archive_name,
+    parse_frame_file,
+    photofield_path,
+    sequence_path,
+    tsfield_path,
+)
 
 frames = st.builds(
     FrameId,
@@ -32,6 +44,26 @@ def test_a_frame_name_round_trips(frame: FrameId) -> None:
 def test_any_other_name_is_refused_with_a_clear_error(name: str) -> None:
     with pytest.raises(FrameError, match="not an SDSS frame name"):
         parse_frame_file(name, rerun=301)
+
+
+@given(frames)
+def test_every_archive_name_that_we_ask_for_says_what_it_is(frame: FrameId) -> None:
+    """Image, masks and tables: run and camcol always, the rest where such a name tells it."""
+    full = ArchiveName("frame", frame.run, frame.camcol, frame.rerun, frame.field, frame.band)
+    image = parse_archive_name(PurePosixPath(frame_path(frame)).name)
+    assert image == replace(full, kind="frame" if frame.layout == "sas-dr8" else "fpC", rerun=None)
+    masks = parse_archive_name(PurePosixPath(mask_path(frame)).name)
+    assert masks == replace(full, kind="fpM", rerun=None)
+    tsfield = parse_archive_name(PurePosixPath(tsfield_path(frame.run, frame.rerun, frame.camcol, frame.field)).name)
+    assert tsfield == replace(full, kind="tsField", band=None)
+    photofield = parse_archive_name(PurePosixPath(photofield_path(frame.run, frame.rerun, frame.camcol)).name)
+    assert photofield == ArchiveName("photoField", frame.run, frame.camcol)
+
+
+@given(st.text(max_size=60))
+def test_other_names_say_nothing(name: str) -> None:
+    assert parse_archive_name(name) is None
+    assert parse_archive_name(f"fpC-006377-r4-0399.fit.gz{name}") is None or not name
 
 
 def test_paths_are_those_of_the_real_servers(real_data) -> None:  # type: ignore[no-untyped-def]
