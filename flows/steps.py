@@ -10,7 +10,7 @@ from prefect import State, Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 
-from pipeline.errors import ArchiveError, PipelineError, WorkerDied
+from pipeline.errors import ArchiveError, ChangedUpstream, PipelineError, WorkerDied
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -24,9 +24,11 @@ def step(name: str, *, retries: int = 0) -> Callable[[Callable[P, R]], Task[P, R
 
 
 def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """An archive may come back, a killed worker is replaced; a wrong setting or a damaged file stays what it is."""
+    """An archive may come back, a killed worker is replaced; a wrong setting or another file stays what it is."""
     try:
         state.result()
+    except ChangedUpstream:
+        return False
     except (ArchiveError, WorkerDied):
         return True
     except PipelineError:

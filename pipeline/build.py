@@ -22,8 +22,8 @@ from pipeline.archive import Archive
 from pipeline.atomic import sync_dir, write_text
 from pipeline.card import dataset_card
 from pipeline.catalog import Catalog, read_catalog
-from pipeline.cells import CellResult
-from pipeline.costs import PlanSummary, summarise
+from pipeline.cells import CellResult, claims_done
+from pipeline.costs import Known, PlanSummary, summarise
 from pipeline.errors import DatasetError
 from pipeline.indexing.build import build_index
 from pipeline.manifest import (
@@ -56,6 +56,7 @@ from pipeline.splits import assign_folds
 from pipeline.survey import SurveyConfig
 from pipeline.version import software_versions
 
+VERSION_DIGITS = 12
 PIPELINE_VERSION = 1
 """Raised whenever the same inputs give other thumbnails; part of every dataset id."""
 
@@ -74,7 +75,7 @@ class Build:
     @property
     def version(self) -> str:
         """Name of the dataset version."""
-        return self.input_hash[:12]
+        return self.input_hash[:VERSION_DIGITS]
 
     @property
     def dataset_id(self) -> str:
@@ -128,7 +129,7 @@ def prepare(survey: SurveyConfig, root: Path, archive: Archive, *, refresh_index
     DatasetError
         Not one object can be built.
     """
-    table = archive.fetch_url(survey.catalog.source, f"{survey.name}-catalog", refresh=True)
+    table = archive.fetch_url(survey.catalog.source, f"{survey.name}-catalog", refresh=True, or_stale=True)
     catalog = read_catalog(table.path, survey.catalog, survey.selection.seasons)
     plan = make_plan(survey, catalog, build_index(survey, archive, root, refresh=refresh_index))
     if not plan.cells:
@@ -136,10 +137,22 @@ def prepare(survey: SurveyConfig, root: Path, archive: Archive, *, refresh_index
         raise DatasetError(f"survey {survey.name}: no object has an exposure; left out: {dict(reasons)}")
     digest = hashlib.sha256(f"{PIPELINE_VERSION} {SCHEMA_VERSION} {catalog.sha256}\n".encode())
     fingerprint = survey.fingerprint()
-    for cell in plan.cells:
-        digest.update(cell.input_hash(fingerprint).encode())
-    summary = summarise(survey, plan, archive.held())
-    return Build(survey=survey, root=root, catalog=catalog, plan=plan, summary=summary, input_hash=digest.hexdigest())
+    hashes = {cell.cell_id: cell.input_hash(fingerprint) for cell in plan.cells}
+    for input_hash in hashes.values():
+        digest.update(input_hash.encode())
+    version = digest.hexdigest()
+    known = Known(archive.held(), _done_cells(survey, root, version, hashes), archive.rates())
+    summary = summarise(survey, plan, known)
+    return Build(survey=survey, root=root, catalog=catalog, plan=plan, summary=summary, input_hash=version)
+
+
+def _done_cells(survey: SurveyConfig, root: Path, input_hash: str, hashes: Mapping[str, str]) -> set[str]:
+    """Of cells, by id and input hash, those that an earlier run says to have built; a build checks their files too."""
+    version = input_hash[:VERSION_DIGITS]
+    if dataset_dir(root, survey.name, version).exists():
+        return set(hashes)
+    building = building_dir(root, survey.name, version)
+    return {cell_id for cell_id, wanted in hashes.items() if claims_done(building, cell_id, wanted)}
 
 
 def publish(build: Build, results: Sequence[CellResult], seconds: Mapping[str, float]) -> Dataset:

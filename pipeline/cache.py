@@ -12,7 +12,7 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -52,12 +52,14 @@ class Cache:
         self._max_bytes = max_bytes
         self._grace_s = grace_s
         self._needs: Counter[Key] = Counter()
+        self._kept: set[Key] = set()
+        """What this process has put here: of these it knows that nobody is about to read them once it closes."""
         self._guard = threading.Lock()
         self._sweep_parts()
 
     def close(self) -> None:
-        """Leave no more than the bound allows."""
-        self._make_room(grace_s=0)
+        """Leave no more than the bound allows; what other processes have just used stays."""
+        self._make_room(grace_s=self._grace_s, at_once=self._kept)
         self.ledger.close()
 
     def place(self, key: Key) -> Path:
@@ -105,6 +107,7 @@ class Cache:
         part.path.replace(place)
         sync_dir(place.parent)
         part.discard()
+        self._kept.add(key)
         self._make_room(grace_s=self._grace_s)
 
     def discard(self, key: Key, sha256: str | None = None) -> None:
@@ -143,19 +146,22 @@ class Cache:
             with self._guard:
                 if key in self._needs:
                     return False
+            self.place(key).unlink(missing_ok=True)  # first: a file that the ledger does not count would stay for ever
             self.ledger.drop(key)
-            self.place(key).unlink(missing_ok=True)
+            self._kept.discard(key)
             return True
         return False
 
-    def _make_room(self, *, grace_s: float) -> None:
+    def _make_room(self, *, grace_s: float, at_once: Collection[Key] = ()) -> None:
         if self._max_bytes is None or (too_much := self.ledger.cached_bytes() - self._max_bytes) <= 0:
             return
         too_much += int((1 - FILLED_AGAIN) * self._max_bytes)
         youngest_ns = time.time_ns() - int(grace_s * 1e9)
         for key, n_bytes, used_ns in self.ledger.least_recently_used():
-            if too_much <= 0 or used_ns > youngest_ns:
+            if too_much <= 0:
                 return
+            if used_ns > youngest_ns and key not in at_once:
+                continue
             if self._remove_unless_needed(key):
                 too_much -= n_bytes
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,20 +40,17 @@ def describe_cache(folder: Path) -> CacheContents:
     ArchiveError
         There is no cache, or its ledger is damaged.
     """
-    ledger = _open(folder)
-    try:
-        files: dict[str, int] = {}
-        gigabytes: dict[str, float] = {}
+    with _opened(folder) as ledger:
+        files: Counter[str] = Counter()
+        n_bytes: Counter[str] = Counter()
         for key, origin in ledger.files():
-            files[key.archive] = files.get(key.archive, 0) + 1
-            gigabytes[key.archive] = gigabytes.get(key.archive, 0.0) + origin.n_bytes / 1e9
+            files[key.archive] += 1
+            n_bytes[key.archive] += origin.n_bytes
+        gigabytes = {name: number / 1e9 for name, number in n_bytes.items()}
         unfinished = sum(1 for _ in (folder / PARTS).glob("*.part"))
-        missing, changes = ledger.all_missing(), ledger.changes()
-        return CacheContents(
-            files, gigabytes, unfinished, [asdict(one) for one in missing], [asdict(c) for c in changes]
-        )
-    finally:
-        ledger.close()
+        missing = [asdict(one) for one in ledger.all_missing()]
+        changes = [asdict(one) for one in ledger.changes()]
+        return CacheContents(dict(sorted(files.items())), dict(sorted(gigabytes.items())), unfinished, missing, changes)
 
 
 def cache_problems(folder: Path) -> list[str]:
@@ -62,19 +61,18 @@ def cache_problems(folder: Path) -> list[str]:
     ArchiveError
         There is no cache, or its ledger is damaged.
     """
-    ledger = _open(folder)
-    try:
+    with _opened(folder) as ledger:
         known = dict(ledger.files())
-        found = [problem for key, origin in sorted(known.items()) for problem in _problems(folder, key, origin)]
-        return found + list(_strangers(folder, known))
-    finally:
-        ledger.close()
+    found = [problem for key, origin in sorted(known.items()) for problem in _problems(folder, key, origin)]
+    return found + list(_strangers(folder, known))
 
 
-def _open(folder: Path) -> Ledger:
+@contextmanager
+def _opened(folder: Path) -> Iterator[Ledger]:
     if not (folder / LEDGER_FILE).is_file():
         raise ArchiveError(f"{folder} is not a cache of downloads: it has no {LEDGER_FILE}; name the --root of a build")
-    return Ledger(folder / LEDGER_FILE)
+    with closing(Ledger(folder / LEDGER_FILE)) as ledger:
+        yield ledger
 
 
 def _problems(folder: Path, key: Key, origin: Origin) -> Iterator[str]:
@@ -95,4 +93,4 @@ def _strangers(folder: Path, known: dict[Key, Origin]) -> Iterator[str]:
     for path in sorted(folder.rglob("*")):
         ours = path.relative_to(folder).parts[0] in (PARTS, LOCKS) or path.name.startswith(LEDGER_FILE)
         if path.is_file() and not ours and path not in expected:
-            yield f"{path} is not in the ledger: nothing will ever use it"
+            yield f"{path} is not in the ledger: nothing will ever use it; remove it"

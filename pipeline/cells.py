@@ -131,6 +131,15 @@ def build_cell(
     return result
 
 
+def claims_done(dataset: Path, cell_id: str, input_hash: str) -> bool:
+    """Whether there is a done-marker of these inputs; a build believes it only if its files are still the same."""
+    try:
+        marker = (dataset / CELLS_FOLDER / f"{cell_id}.json").read_bytes()
+        return CellResult.model_validate_json(marker).input_hash == input_hash
+    except (OSError, ValidationError):
+        return False
+
+
 def _finished(marker: Path, input_hash: str, dataset: Path) -> CellResult | None:
     """The marker's content if it is of these inputs and every file it lists is still what it was."""
     try:

@@ -11,6 +11,9 @@ from pipeline.errors import FrameError
 MAX_BYTES = 64 * 2**20
 """Largest file that SDSS imaging holds, opened: a frame is 12.4 MB, a run's photoField 1.5–3 MB."""
 
+MAX_STREAMS = 100
+"""SDSS's files are one. The rest is copied for each, so that many empty ones would take hours."""
+
 
 def read_bytes(path: Path, *, name: str = "", max_bytes: int = MAX_BYTES) -> bytes:
     """Content of `path`, decompressed if its name, or the `name` that it will have, ends in .bz2 or .gz.
@@ -75,6 +78,8 @@ def _drain(name: str, raw: bytes, max_bytes: int, new_stream) -> bytes:  # type:
     parts: list[bytes] = []
     room = max_bytes
     while raw:
+        if len(parts) == MAX_STREAMS:
+            raise FrameError(f"{name} is more than {MAX_STREAMS} compressed streams in a row: refused")
         stream = new_stream()
         part = stream.decompress(raw, room + 1)
         if len(part) > room:

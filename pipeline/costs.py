@@ -7,7 +7,7 @@ be fetched. Above a terabyte the archive's keepers want to be told first.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.bands import Band
 from pipeline.errors import LargeTransfer
+from pipeline.ledger import Rate
 from pipeline.naming import Layout, calibration_path, frame_path, mask_path
 from pipeline.plan import Cell, Exposure, Plan
 from pipeline.sequences import COLUMNS
@@ -31,7 +32,8 @@ CUT_CPU_S: Final[Mapping[Layout, float]] = {"sas-dr8": 0.66, "das-dr7": 0.31}
 VERIFY_CPU_S: Final[Mapping[Layout, float]] = {"sas-dr8": 0.7, "das-dr7": 0.03}
 """To unpack one as it arrives, where the archive's `verify` is `at-fetch`."""
 TRANSFER_MB_PER_S: Final = 8.0
-"""What four connections are taken to give. No rate of the real servers is published; `s82 doctor` measures one file."""
+"""What four connections are taken to give before anything was fetched: no rate of the real servers is published.
+After that, what they gave counts."""
 OBJECT_FILE_MB: Final = 0.0185
 """HDF5's own structures and attributes in one object's file, of the built demo and real-sample datasets."""
 CELLS_AT_ONCE: Final = 2
@@ -43,6 +45,20 @@ HELPDESK: Final = "helpdesk@sdss.org"
 Held = Mapping[str, Collection[str]]
 """Archive name → paths below its base URL that are in the cache."""
 NOTHING_HELD: Final[Held] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What earlier runs have left: it need not be fetched or cut again, and says how fast the servers are."""
+
+    held: Held = field(default_factory=dict)
+    done_cells: Collection[str] = frozenset()
+    """Ids of the cells that are built."""
+    rates: Mapping[str, Rate] = field(default_factory=dict)
+    """Per archive and connection, of what was fetched so far."""
+
+
+NOTHING_KNOWN: Final = Known()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +76,14 @@ class ArchiveCosts:
     held_files: int
     held_gb: float
     """Of these, in the cache already."""
-
-    @property
-    def fetch_gb(self) -> float:
-        """Still to fetch."""
-        return max(self.gigabytes - self.held_gb, 0.0)
+    fetch_gb: float
+    """Still to fetch: for cells that are not built, and not in the cache."""
+    mb_per_s: float
+    """Of all connections together."""
+    measured_files: int
+    """On how many downloads `mb_per_s` was measured; 0: it is `TRANSFER_MB_PER_S`, an assumption."""
+    transfer_hours: float
+    """For `fetch_gb`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +99,8 @@ class PlanSummary:
     """Frames decoded: those that two cells share count twice."""
     thumbnails: int
     cells: int
+    cells_done: int
+    """Built by an earlier run; everything below `archives` is about the others."""
     archives: dict[str, ArchiveCosts]
     """In the survey's order of preference."""
     fetch_gb: float
@@ -88,36 +109,36 @@ class PlanSummary:
     """Most that the cache will hold."""
     dataset_gb: float
     disk_gb: float
-    """Free disk needed: the dataset, and the cache beyond what it holds already."""
+    """Free disk needed: what is missing of the dataset, and the cache beyond what it holds already."""
     transfer_hours: float
-    """At `TRANSFER_MB_PER_S`, while frames are cut."""
+    """Of all archives, one after the other, while frames are cut."""
     core_hours: float
     """To check, decode and cut, on one core."""
 
 
-def summarise(survey: SurveyConfig, plan: Plan, held: Held = NOTHING_HELD) -> PlanSummary:
+def summarise(survey: SurveyConfig, plan: Plan, known: Known = NOTHING_KNOWN) -> PlanSummary:
     """Count and weigh what the cells of `plan` need."""
     bands = survey.thumbnails.bands
-    archives = {archive.name: _archive_costs(archive, plan.cells, bands, held) for archive in survey.archives}
-    fetch_gb = sum(costs.fetch_gb for costs in archives.values())
-    cache_gb = _cache_gb(survey, plan.cells, sum(costs.gigabytes for costs in archives.values()))
-    objects = sum(len(cell.targets) for cell in plan.cells)
-    thumbnails = sum(costs.thumbnails for costs in archives.values())
-    dataset_gb = (thumbnails * _thumbnail_bytes(survey.thumbnails.size) / 1e6 + objects * OBJECT_FILE_MB) / 1000
+    to_do = tuple(cell for cell in plan.cells if cell.cell_id not in known.done_cells)
+    archives = {archive.name: _archive_costs(archive, plan.cells, to_do, bands, known) for archive in survey.archives}
+    cache_gb = _cache_gb(survey, to_do, sum(costs.gigabytes for costs in archives.values()))
+    size = survey.thumbnails.size
     return PlanSummary(
-        objects=objects,
+        objects=sum(len(cell.targets) for cell in plan.cells),
         exposures=sum(costs.exposures for costs in archives.values()),
         frames=sum(costs.frames for costs in archives.values()),
         frame_reads=sum(len(cell.visits) for cell in plan.cells) * len(bands),
-        thumbnails=thumbnails,
+        thumbnails=sum(costs.thumbnails for costs in archives.values()),
         cells=len(plan.cells),
+        cells_done=len(plan.cells) - len(to_do),
         archives=archives,
-        fetch_gb=fetch_gb,
+        fetch_gb=sum(costs.fetch_gb for costs in archives.values()),
         cache_gb=cache_gb,
-        dataset_gb=dataset_gb,
-        disk_gb=dataset_gb + max(cache_gb - sum(costs.held_gb for costs in archives.values()), 0.0),
-        transfer_hours=fetch_gb * 1000 / TRANSFER_MB_PER_S / 3600,
-        core_hours=_core_s(survey, plan.cells, archives) / 3600,
+        dataset_gb=_dataset_gb(plan.cells, len(bands), size),
+        disk_gb=_dataset_gb(to_do, len(bands), size)
+        + max(cache_gb - sum(costs.held_gb for costs in archives.values()), 0.0),
+        transfer_hours=sum(costs.transfer_hours for costs in archives.values()),
+        core_hours=_core_s(survey, to_do) / 3600,
     )
 
 
@@ -144,28 +165,65 @@ def large_transfer_advice(summary: PlanSummary) -> str:
     )
 
 
-def _archive_costs(archive: ArchiveConfig, cells: Iterable[Cell], bands: tuple[Band, ...], held: Held) -> ArchiveCosts:
+def _archive_costs(
+    archive: ArchiveConfig, cells: Iterable[Cell], to_do: Iterable[Cell], bands: tuple[Band, ...], known: Known
+) -> ArchiveCosts:
     visits = [visit for cell in cells for visit in cell.visits if visit.exposure.archive == archive.name]
-    exposures = {visit.exposure for visit in visits}
-    tables = _tables(exposures, archive.sas_root)
-    n_frames = len(exposures) * len(bands)
-    held_frames, held_masks, held_tables = _held(
-        exposures, tables, bands, archive, frozenset(held.get(archive.name, ()))
-    )
+    exposures = _exposures(archive, cells)
+    missing = _exposures(archive, to_do)
+    held = frozenset(known.held.get(archive.name, ()))
+    everything, there = _files(archive, exposures, len(bands)), _held(archive, exposures, bands, held)
+    wanted, there_of_wanted = everything, there
+    if missing != exposures:
+        wanted, there_of_wanted = _files(archive, missing, len(bands)), _held(archive, missing, bands, held)
+    fetch_gb = _gigabytes(archive.layout, wanted) - _gigabytes(archive.layout, there_of_wanted)
+    rate = known.rates.get(archive.name)
+    mb_per_s = rate.mb_per_s * archive.max_connections if rate else TRANSFER_MB_PER_S
     return ArchiveCosts(
         objects=len({object_id for visit in visits for object_id in visit.object_ids}),
         exposures=len(exposures),
-        frames=n_frames,
-        sidecars=n_frames + len(tables),
+        frames=everything.frames,
+        sidecars=everything.masks + everything.tables,
         thumbnails=sum(len(visit.object_ids) for visit in visits) * len(bands),
-        gigabytes=_gigabytes(archive.layout, n_frames, n_frames, len(tables)),
-        held_files=held_frames + held_masks + held_tables,
-        held_gb=_gigabytes(archive.layout, held_frames, held_masks, held_tables),
+        gigabytes=_gigabytes(archive.layout, everything),
+        held_files=there.frames + there.masks + there.tables,
+        held_gb=_gigabytes(archive.layout, there),
+        fetch_gb=max(fetch_gb, 0.0),
+        mb_per_s=mb_per_s,
+        measured_files=rate.n_files if rate else 0,
+        transfer_hours=max(fetch_gb, 0.0) * 1000 / mb_per_s / 3600,
     )
 
 
-def _gigabytes(layout: Layout, frames: int, masks: int, tables: int) -> float:
-    return (frames * FRAME_MB[layout] + masks * MASK_MB[layout] + tables * TABLE_MB[layout]) / 1000
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """How many there are of each kind."""
+
+    frames: int = 0
+    masks: int = 0
+    tables: int = 0
+
+
+def _exposures(archive: ArchiveConfig, cells: Iterable[Cell]) -> set[Exposure]:
+    return {visit.exposure for cell in cells for visit in cell.visits if visit.exposure.archive == archive.name}
+
+
+def _files(archive: ArchiveConfig, exposures: Collection[Exposure], n_bands: int) -> _Files:
+    n_frames = len(exposures) * n_bands
+    return _Files(n_frames, n_frames, len(_tables(exposures, archive.sas_root)))
+
+
+def _dataset_gb(cells: Iterable[Cell], n_bands: int, size: int) -> float:
+    thumbnails = n_objects = 0
+    for cell in cells:
+        n_objects += len(cell.targets)
+        thumbnails += sum(len(visit.object_ids) for visit in cell.visits) * n_bands
+    return (thumbnails * _thumbnail_bytes(size) / 1e6 + n_objects * OBJECT_FILE_MB) / 1000
+
+
+def _gigabytes(layout: Layout, files: _Files) -> float:
+    megabytes = files.frames * FRAME_MB[layout] + files.masks * MASK_MB[layout] + files.tables * TABLE_MB[layout]
+    return megabytes / 1000
 
 
 def _tables(exposures: Iterable[Exposure], sas_root: str) -> set[str]:
@@ -174,20 +232,16 @@ def _tables(exposures: Iterable[Exposure], sas_root: str) -> set[str]:
 
 
 def _held(
-    exposures: set[Exposure],
-    tables: set[str],
-    bands: tuple[Band, ...],
-    archive: ArchiveConfig,
-    held: frozenset[str],
-) -> tuple[int, int, int]:
+    archive: ArchiveConfig, exposures: Collection[Exposure], bands: tuple[Band, ...], held: frozenset[str]
+) -> _Files:
     """How many of the frames, of their fpM and of the tables are in the cache."""
     if not held:
-        return 0, 0, 0
+        return _Files()
     frames = [exposure.frame(band) for exposure in exposures for band in bands]
-    return (
-        sum(frame_path(frame, sas_root=archive.sas_root) in held for frame in frames),
-        sum(mask_path(frame, sas_root=archive.sas_root) in held for frame in frames),
-        len(tables & held),
+    return _Files(
+        frames=sum(frame_path(frame, sas_root=archive.sas_root) in held for frame in frames),
+        masks=sum(mask_path(frame, sas_root=archive.sas_root) in held for frame in frames),
+        tables=len(_tables(exposures, archive.sas_root) & held),
     )
 
 
@@ -200,15 +254,16 @@ def _cache_gb(survey: SurveyConfig, cells: Iterable[Cell], total_gb: float) -> f
 
 def _largest_cell_gb(survey: SurveyConfig, cells: Iterable[Cell]) -> float:
     n_bands = len(survey.thumbnails.bands)
-    largest = 0.0
-    for cell in cells:
-        cell_gb = 0.0
-        for archive in survey.archives:
-            exposures = [visit.exposure for visit in cell.visits if visit.exposure.archive == archive.name]
-            n_frames = len(exposures) * n_bands
-            cell_gb += _gigabytes(archive.layout, n_frames, n_frames, len(_tables(exposures, archive.sas_root)))
-        largest = max(largest, cell_gb)
-    return largest
+    return max(
+        (
+            sum(
+                _gigabytes(archive.layout, _files(archive, _exposures(archive, [cell]), n_bands))
+                for archive in survey.archives
+            )
+            for cell in cells
+        ),
+        default=0.0,
+    )
 
 
 def _thumbnail_bytes(size: int) -> int:
@@ -216,11 +271,12 @@ def _thumbnail_bytes(size: int) -> int:
     return sum(np.dtype(column.dtype).itemsize * size ** (column.ndim - 1) for column in COLUMNS.values())
 
 
-def _core_s(survey: SurveyConfig, cells: Iterable[Cell], archives: Mapping[str, ArchiveCosts]) -> float:
+def _core_s(survey: SurveyConfig, cells: Collection[Cell]) -> float:
+    """To decode and cut every frame of `cells` as often as it is read, and to check it once."""
     reads = sum(CUT_CPU_S[visit.exposure.layout] for cell in cells for visit in cell.visits)
     checks = sum(
-        VERIFY_CPU_S[archive.layout] * archives[archive.name].frames
+        VERIFY_CPU_S[archive.layout] * len(_exposures(archive, cells))
         for archive in survey.archives
         if archive.verify == "at-fetch"
     )
-    return reads * len(survey.thumbnails.bands) + checks
+    return (reads + checks) * len(survey.thumbnails.bands)

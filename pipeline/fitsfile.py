@@ -50,7 +50,8 @@ def map_fits(path: Path, what: str) -> Iterator[fits.HDUList]:
 def parse_fits(content: bytes) -> fits.HDUList:
     """All HDUs of a FITS file; fails in any way at all where it is none, so to be used inside `blaming`."""
     with warnings.catch_warnings(action="error", category=AstropyUserWarning):  # says so of a truncated file
-        return fits.open(BytesIO(content), memmap=False, lazy_load_hdus=False)
+        # SDSS has no tile-compressed images, and a small one can open to gigabytes.
+        return fits.open(BytesIO(content), memmap=False, lazy_load_hdus=False, disable_image_compression=True)
 
 
 @contextmanager

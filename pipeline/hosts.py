@@ -35,17 +35,18 @@ NO_PAUSE: Final = PausePolicy(give_up_s=0)
 
 
 class Host:
-    """What the downloads of this process know of one server. Safe to share between threads."""
+    """What the downloads of this process know of one server. Safe to share between threads; waits for nobody."""
 
     def __init__(self, name: str, connections: int, policy: PausePolicy) -> None:
         self.name = name
         self.policy = policy
         self.outages = 0
         """How many there have been; a download that overlapped one has not had its fair tries."""
+        self.last_good_url = ""
+        """Of the last file that it gave whole; '' while it gave none."""
         self._room = threading.Semaphore(connections)
-        self._state = threading.Condition()
+        self._lock = threading.Lock()
         self._failures = 0
-        self._last_good_url = ""
         self._left_alone_until = 0.0
         self._out_since: float | None = None
         self._paused_until = 0.0
@@ -61,78 +62,83 @@ class Host:
     @property
     def answers(self) -> bool:
         """Whether it is not known to be out of order, and does not want to be left alone."""
-        with self._state:
-            return self._out_since is None and time.monotonic() >= self._left_alone_until
+        with self._lock:
+            return self._answers()
 
     @property
     def patience_s(self) -> float:
         """Longest wait that it may ask for: only a server that has worked already is waited for long."""
-        with self._state:
-            return self.policy.give_up_s if self._last_good_url else 0.0
+        return self.policy.give_up_s if self.last_good_url else 0.0
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it has been out of order for longer than anybody waits."""
+        with self._lock:
+            return self._out_since is not None and time.monotonic() - self._out_since > self.policy.give_up_s
+
+    @property
+    def due_s(self) -> float:
+        """How long to wait before it makes sense to look at it again."""
+        with self._lock:
+            return max(0.0, self._asked_next() - time.monotonic())
+
+    @property
+    def wish_s(self) -> float:
+        """For how long it still wants to be left alone."""
+        with self._lock:
+            return max(0.0, self._left_alone_until - time.monotonic())
 
     def worked(self, url: str = "") -> None:
         """It answered; with `url`, it gave that file whole."""
-        with self._state:
+        with self._lock:
             if self._out_since is not None:
                 LOG.warning("%s is back after %.0f s", self.name, time.monotonic() - self._out_since)
-            self._last_good_url = url or self._last_good_url
+            self.last_good_url = url or self.last_good_url
             self._failures, self._out_since, self._pause_s = 0, None, self.policy.first_s
-            self._state.notify_all()
 
     def leave_alone(self, wait_s: float) -> None:
         """It sent Retry-After: no download asks it before that time."""
-        with self._state:
+        with self._lock:
             self._left_alone_until = max(self._left_alone_until, time.monotonic() + wait_s)
 
     def failed(self, what: str) -> None:
         """A request failed in a way that is the server's."""
-        with self._state:
+        with self._lock:
             self._failures += 1
-            worth_waiting = self._last_good_url and self.policy.give_up_s > 0
+            worth_waiting = self.last_good_url and self.policy.give_up_s > 0
             if self._out_since is None and self._failures >= self.policy.failures and worth_waiting:
                 self._out_since = time.monotonic()
                 self.outages += 1
                 self._pause(what)
 
-    def wait(self, probe: Callable[[str], bool]) -> bool:
-        """Wait until it answers again; `probe` gets the URL that worked last. False: it stayed away for too long."""
-        while (now := self._next_step()) is not False:
-            if now is True:
+    def revive(self, probe: Callable[[str], bool]) -> bool:
+        """Whether it answers; if it is out of order and its pause is over, `probe` is asked, by one thread alone.
+
+        `probe` gets the URL of the file that it gave last.
+        """
+        with self._lock:
+            if self._answers():
                 return True
-            works = False
-            try:
-                works = probe(self._last_good_url)
-            finally:
-                self._probed(works)
-        return False
+            if self._out_since is None or self._probing or time.monotonic() < self._asked_next():
+                return False
+            self._probing = True
+        works = False
+        try:
+            works = probe(self.last_good_url)
+        finally:
+            with self._lock:
+                self._probing = False
+                if not works:
+                    self._pause("still out of order")
+        if works:
+            self.worked()
+        return works
 
-    def _next_step(self) -> bool | None:
-        """Sleep as long as there is nothing to do. True: it answers; False: it is lost; None: probe it."""
-        with self._state:
-            while True:
-                now = time.monotonic()
-                if self._out_since is None and now >= self._left_alone_until:
-                    return True
-                if self._out_since is None:
-                    self._state.wait(self._left_alone_until - now)
-                elif now - self._out_since > self.policy.give_up_s:
-                    return False
-                elif now < self._paused_until:
-                    self._state.wait(self._paused_until - now)
-                elif self._probing:
-                    self._state.wait()
-                else:
-                    self._probing = True
-                    return None
+    def _answers(self) -> bool:
+        return self._out_since is None and time.monotonic() >= self._left_alone_until
 
-    def _probed(self, works: bool) -> None:
-        with self._state:
-            self._probing = False
-            if works:
-                self.worked()
-            else:
-                self._pause("still out of order")
-            self._state.notify_all()
+    def _asked_next(self) -> float:
+        return self._left_alone_until if self._out_since is None else max(self._paused_until, self._left_alone_until)
 
     def _pause(self, why: str) -> None:
         LOG.warning("%s: %s; all its downloads pause for %.0f s", self.name, why, self._pause_s)

@@ -17,16 +17,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from filelock import FileLock
+
 from pipeline.errors import ArchiveError
 
 BUSY_TIMEOUT_S: Final = 60
 VERSION: Final = 1
+RATE_MIN_BYTES: Final = 500_000
+"""Of a smaller file, the time is that of asking, not of sending."""
+RATE_MIN_FILES: Final = 10
+RATE_FILES: Final = 1000
+"""The latest, for a rate."""
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS files (
     archive TEXT, path TEXT, url TEXT NOT NULL, sha256 TEXT NOT NULL, n_bytes INTEGER NOT NULL, etag TEXT NOT NULL,
-    last_modified TEXT NOT NULL, fetched_at TEXT NOT NULL, cached INTEGER NOT NULL, used_ns INTEGER NOT NULL,
+    last_modified TEXT NOT NULL, seconds REAL NOT NULL, fetched_at TEXT NOT NULL, cached INTEGER NOT NULL,
+    used_ns INTEGER NOT NULL,
     PRIMARY KEY (archive, path)
 ) WITHOUT ROWID;
+CREATE VIEW IF NOT EXISTS origins AS
+    SELECT archive, path, url, sha256, n_bytes, etag, last_modified, seconds FROM files;
 CREATE INDEX IF NOT EXISTS in_cache ON files (used_ns, n_bytes) WHERE cached;
 CREATE TABLE IF NOT EXISTS missing (
     archive TEXT, path TEXT, urls TEXT NOT NULL, answer TEXT NOT NULL, asked_at TEXT NOT NULL,
@@ -56,6 +66,16 @@ class Origin:
     n_bytes: int
     etag: str = ""
     last_modified: str = ""
+    seconds: float = 0.0
+    """What the download took; 0 where it came in several parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What one connection to a server gave, over the latest downloads."""
+
+    mb_per_s: float
+    n_files: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +113,22 @@ class Ledger:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._guard = threading.Lock()
-        file.parent.mkdir(parents=True, exist_ok=True)
         with self._errors_named():
+            file.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(
                 file, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = NORMAL")
-            (version,) = self._database.execute("PRAGMA user_version").fetchone()
-            if version > VERSION:
-                raise ArchiveError(f"{file} was written by newer software (version {version}): update, or move it away")
-            self._database.executescript(f"{_TABLES} PRAGMA user_version = {VERSION};")
+            # Changing to WAL does not wait for others that open a new ledger at the same moment.
+            with FileLock(f"{file}-lock"):
+                self._prepare()
+
+    def _prepare(self) -> None:
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = NORMAL")
+        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            raise ArchiveError(f"{self._file} was written by newer software (version {version}): update it")
+        self._database.executescript(f"{_TABLES} PRAGMA user_version = {VERSION};")
 
     def close(self) -> None:
         """Close the database."""
@@ -111,22 +136,20 @@ class Ledger:
 
     def origin(self, key: Key) -> Origin | None:
         """What the file was when it was last fetched, whether it still lies in the cache or not."""
-        rows = self._run(
-            "SELECT url, sha256, n_bytes, etag, last_modified FROM files WHERE archive = ? AND path = ?", key
-        )
-        return Origin(*rows[0]) if rows else None
+        rows = self._run("SELECT * FROM origins WHERE archive = ? AND path = ?", key)
+        return Origin(*rows[0][2:]) if rows else None
 
     def record(self, key: Key, origin: Origin) -> None:
         """Take note of a file that is whole and about to be in the cache; it is not missing any more."""
         self._run(
-            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?)",
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?)",
             key, *astuple(origin), _now(), time.time_ns(),
         )  # fmt: skip
         self.forget_missing([key])
 
     def touch(self, key: Key) -> None:
-        """Take note that the file was used."""
-        self._run("UPDATE files SET used_ns = ?3 WHERE archive = ?1 AND path = ?2", key, time.time_ns())
+        """Take note that the file was used, and so is there."""
+        self._run("UPDATE files SET used_ns = ?3, cached = 1 WHERE archive = ?1 AND path = ?2", key, time.time_ns())
 
     def drop(self, key: Key) -> None:
         """Take note that the file is no longer in the cache. What it was stays known."""
@@ -143,6 +166,15 @@ class Ledger:
     def cached_bytes(self) -> int:
         """Size of all files of archives in the cache; pages from elsewhere do not count."""
         return int(self._run("SELECT coalesce(sum(n_bytes), 0) FROM files WHERE cached AND archive != ''")[0][0])
+
+    def rate(self, archive: str) -> Rate | None:
+        """What one connection to an archive gave; None while too little came from it to tell."""
+        ((n_bytes, seconds, n_files),) = self._run(
+            "SELECT sum(n_bytes), sum(seconds), count(*) FROM (SELECT n_bytes, seconds FROM files WHERE archive = ?"
+            " AND seconds > 0 AND n_bytes >= ? ORDER BY fetched_at DESC LIMIT ?)",
+            archive, RATE_MIN_BYTES, RATE_FILES,
+        )  # fmt: skip
+        return Rate(n_bytes / seconds / 1e6, n_files) if n_files >= RATE_MIN_FILES else None
 
     def least_recently_used(self) -> Iterator[tuple[Key, int, int]]:
         """Files of archives in the cache, with their sizes and when they were used [ns since 1970], oldest first."""
@@ -185,7 +217,7 @@ class Ledger:
 
     def files(self) -> list[tuple[Key, Origin]]:
         """Every file that is in the cache."""
-        rows = self._run("SELECT archive, path, url, sha256, n_bytes, etag, last_modified FROM files WHERE cached")
+        rows = self._run("SELECT origins.* FROM origins JOIN files USING (archive, path) WHERE cached")
         return [(Key(*row[:2]), Origin(*row[2:])) for row in rows]
 
     def _run(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -198,7 +230,7 @@ class Ledger:
     def _errors_named(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise ArchiveError(
                 f"cannot use the ledger {self._file}: {error}; free space there, or, if it is damaged, move it away: "
                 "then every file is asked for again"

@@ -22,17 +22,14 @@ class Begun:
     last_modified: str
     total: int | None
     """Bytes of the whole file; None where the server did not say."""
+    validator: str
+    """For If-Range: a strong tag, else a date that names one version; '' where the server gave neither."""
     n_bytes: int = 0
 
     @property
     def is_whole(self) -> bool:
         """Whether all bytes are here: it remains to look at them."""
         return self.total is not None and self.n_bytes == self.total
-
-    @property
-    def validator(self) -> str:
-        """For If-Range: the strong tag, else the date; '' where the server gave neither."""
-        return self.etag if self.etag.startswith('"') else self.last_modified
 
     def range_headers(self) -> dict[str, str]:
         """Ask for the rest, and for the whole if the file is another one by now."""
@@ -50,23 +47,32 @@ class Part:
         self.path = path
         self._description = path.with_suffix(".json")
 
-    def begin(self, url: str, *, etag: str, last_modified: str, total: int | None) -> Begun:
+    def begin(self, begun: Begun) -> Begun:
         """Start anew."""
-        begun = Begun(url, etag, last_modified, total)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.unlink(missing_ok=True)
         # Not synced: what a power cut leaves of it is no JSON, and then the file is fetched from its beginning.
         self._description.write_text(json.dumps(asdict(begun)), encoding="utf-8")
         return begun
 
+    @property
+    def url(self) -> str:
+        """Where what is here came from; '' where nothing is that could be gone on with."""
+        begun = self._read()
+        return begun.url if begun else ""
+
     def begun(self, url: str) -> Begun | None:
         """What is here of the file at `url`; None where nothing is, or nothing that could be gone on with."""
+        begun = self._read()
+        return begun if begun and begun.url == url else None
+
+    def _read(self) -> Begun | None:
         try:
             begun = Begun(**json.loads(self._description.read_bytes()))
             begun = replace(begun, n_bytes=self.path.stat().st_size)
         except (OSError, ValueError, TypeError):
             return None
-        return begun if begun.url == url and begun.validator and begun.n_bytes > 0 else None
+        return begun if begun.validator and begun.n_bytes > 0 else None
 
     @contextmanager
     def open(self, begun: Begun) -> Iterator[BufferedRandom]:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.atomic import replacing, write_text
 from pipeline.build import Build
 from pipeline.costs import FRAME_MB, NOTHING_HELD, Held, PlanSummary
-from pipeline.errors import DatasetError
+from pipeline.errors import ConfigError, DatasetError
 from pipeline.manifest import file_sha256
 from pipeline.naming import FRAMES_FILE, PLAN_FILE, frame_path, plans_dir
 from pipeline.plan import Cell, Exposure
@@ -80,10 +80,17 @@ def write_plan(build: Build, folder: Path | None = None, *, held: Held = NOTHING
 
     Raises
     ------
-    OSError
+    ConfigError
         It cannot be written.
     """
     folder = folder or plans_dir(build.root) / build.dataset_id
+    try:
+        return _write(build, folder, held)
+    except OSError as error:
+        raise ConfigError(f"cannot write the plan to {folder}: {error.strerror or error}; choose another") from error
+
+
+def _write(build: Build, folder: Path, held: Held) -> Path:
     _write_frames(folder / FRAMES_FILE, build, held)
     info = PlanInfo(
         dataset_id=build.dataset_id,

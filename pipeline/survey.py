@@ -33,7 +33,8 @@ class Config(BaseModel):
 class ArchiveConfig(Config):
     """One server that holds frames, with its mirrors."""
 
-    name: str
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
+    """Names a folder of the cache."""
     layout: Layout
     base_urls: tuple[str, ...] = Field(min_length=1)
     """Mirrors in order of preference, each ending in '/'; `{root}` stands for --archive-root."""

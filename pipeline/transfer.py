@@ -12,7 +12,8 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -22,6 +23,7 @@ import httpx
 from pipeline.errors import ArchiveError, BadPayload, NotInArchive
 from pipeline.ledger import Origin
 from pipeline.partial import Begun, Part
+from pipeline.retrying import Transient
 
 HEAD_BYTES: Final = 2048
 """Enough to tell what a body is."""
@@ -29,11 +31,17 @@ MAGIC: Final[Mapping[str, bytes]] = {".bz2": b"BZh", ".gz": b"\x1f\x8b", ".fit":
 """First bytes of a file, by the end of its name."""
 SERVER_LIMIT: Final = "Response Buffer Limit Exceeded"
 """What SkyServer's web server says of a query with too many rows: asking again gives the same."""
-_MAY_PASS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_NOT_SERVED: Final = frozenset({501, 505})
+"""Of 5xx: what the server will not do tomorrow either."""
+MAX_REDIRECTS: Final = 4
+PROBE_TIMEOUT_S: Final = 30.0
 
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _CONTENT_RANGE: Final = re.compile(r"bytes (?P<first>[0-9]{1,18})-[0-9]{1,18}/(?P<total>[0-9]{1,18}|\*)")
 _SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,9})?")  # a fraction is against the RFC, and harmless
+
+_LEADS_NOWHERE: Final = (httpx.TooManyRedirects, httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError)
+"""UnicodeError: a host name that cannot be one."""
 
 Check = Callable[[bytes], str]
 """Says from a file's first bytes what it is instead of what was asked for; '' if nothing is wrong."""
@@ -59,20 +67,6 @@ class Terms:
     def time_limit_s(self, n_bytes: int) -> float:
         """Longest time for a whole body of that size."""
         return max(self.patience_s, n_bytes / self.min_bytes_per_s)
-
-
-class Transient(Exception):
-    """Carries an error that may be gone next time.
-
-    `wait_s` is how long the server asks to wait (None: it does not say). `of_host` tells a server that is out of
-    order from a file that came damaged.
-    """
-
-    def __init__(self, error: ArchiveError, wait_s: float | None = None, *, of_host: bool = False) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.wait_s = wait_s
-        self.of_host = of_host
 
 
 class NotModified(Exception):
@@ -114,16 +108,18 @@ def download(client: httpx.Client, url: str, part: Part, terms: Terms) -> Origin
     if begun and begun.is_whole:
         return begun.origin(part.sha256(), begun.n_bytes)
     headers = begun.range_headers() if begun else _conditions(url, terms.known)
+    started = time.monotonic()
     try:
-        with client.stream("GET", url, headers=headers, timeout=terms.timeout_s) as response:
+        with _opened(client, url, headers, terms.timeout_s) as response:
             if response.status_code == httpx.codes.NOT_MODIFIED and terms.known and not begun:
                 raise NotModified(url, terms.known)
             if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and begun:
                 return _end_of_range(response, begun, part)
             _check_status(response, url, terms, expect_range=begun is not None)
             begun = _continued(response, begun, part) or _begin(response, url, part)
-            return begun.origin(*_save_body(response, begun, part, terms))
-    except (httpx.TooManyRedirects, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            origin = begun.origin(*_save_body(response, begun, part, terms))
+            return origin if begun.n_bytes else replace(origin, seconds=time.monotonic() - started)
+    except _LEADS_NOWHERE as error:
         raise ArchiveError(f"{url} leads nowhere: {error}; check the archive's base URL") from error
     except httpx.TransportError as error:
         raise Transient(ArchiveError(f"{url}: {type(error).__name__} {error}".rstrip()), of_host=True) from error
@@ -142,11 +138,12 @@ def _continued(response: httpx.Response, begun: Begun | None, part: Part) -> Beg
     if begun is None or response.status_code != httpx.codes.PARTIAL_CONTENT:
         return None
     match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", "").strip())
-    same = response.headers.get("etag", begun.etag) == begun.etag
+    etag, date = response.headers.get("etag", begun.etag), response.headers.get("last-modified", begun.last_modified)
+    same = (etag, date) == (begun.etag, begun.last_modified)
     if not match or int(match["first"]) != begun.n_bytes or not same or begun.total not in (None, _total(match)):
         part.discard()
         raise Transient(ArchiveError(f"{begun.url} did not go on where it broke off: it is fetched from its beginning"))
-    return begun
+    return replace(begun, total=_total(match))
 
 
 def _total(match: re.Match[str]) -> int | None:
@@ -154,20 +151,61 @@ def _total(match: re.Match[str]) -> int | None:
 
 
 def _begin(response: httpx.Response, url: str, part: Part) -> Begun:
-    headers = response.headers
-    return part.begin(
-        url, etag=headers.get("etag", ""), last_modified=headers.get("last-modified", ""), total=_announced(response)
-    )
+    etag, last_modified = (_plain(response.headers.get(name, "")) for name in ("etag", "last-modified"))
+    strong = etag if etag.startswith('"') else last_modified if _is_strong_date(response) else ""
+    return part.begin(Begun(url, etag, last_modified, _announced(response), validator=strong))
 
 
-def is_alive(client: httpx.Client, url: str, timeout_s: float) -> bool:
-    """Whether a file that was to be had is to be had: asks for its first bytes."""
+def _plain(validator: str) -> str:
+    """What can be sent back in a header; '' for what could not."""
+    return validator if validator.isascii() and validator.isprintable() else ""
+
+
+def _is_strong_date(response: httpx.Response) -> bool:
+    """Whether Last-Modified names one version: only if it was not just then modified (RFC 9110, 8.8.2.2)."""
+    sent_s, modified_s = (_timestamp_s(response.headers.get(name, "")) for name in ("date", "last-modified"))
+    return sent_s is not None and modified_s is not None and sent_s - modified_s >= 1
+
+
+def _timestamp_s(value: str) -> float | None:
     try:
-        with client.stream("GET", url, headers={"Range": "bytes=0-1023"}, timeout=timeout_s) as response:
-            head = next(response.iter_raw(), b"")
-    except (httpx.TransportError, httpx.TooManyRedirects, httpx.UnsupportedProtocol, httpx.InvalidURL):
+        return email.utils.parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError, OSError):  # the last two: a date that no clock can show
+        return None
+
+
+@contextmanager
+def _opened(client: httpx.Client, url: str, headers: Mapping[str, str], timeout_s: float) -> Iterator[httpx.Response]:
+    """The answer at the end of a few redirects, whose own bodies are left unread: they may be anything."""
+    request = client.build_request("GET", url, headers=headers, timeout=timeout_s)
+    for _ in range(MAX_REDIRECTS + 1):
+        response = client.send(request, stream=True, follow_redirects=False)
+        try:
+            if response.next_request is None:
+                yield response
+                return
+            request = response.next_request
+        finally:
+            response.close()
+    raise httpx.TooManyRedirects(f"more than {MAX_REDIRECTS} redirects", request=request)
+
+
+def is_alive(client: httpx.Client, url: str) -> bool:
+    """Whether a file that was to be had is to be had: asks for its first bytes.
+
+    Raises
+    ------
+    Transient
+        The server says how long to wait, or only that it is out of order.
+    """
+    terms = Terms(1024, PROBE_TIMEOUT_S, check_magic(httpx.URL(url).path))
+    try:
+        with _opened(client, url, {"Range": "bytes=0-1023"}, terms.timeout_s) as response:
+            _check_status(response, url, terms, expect_range=True)
+            head = next(_pieces(response, url, terms.timeout_s))
+    except (ArchiveError, httpx.TransportError, *_LEADS_NOWHERE):
         return False
-    return response.is_success and not check_magic(httpx.URL(url).path)(head) and not head.lstrip().startswith(b"<")
+    return not terms.check(head) and not head.lstrip().startswith(b"<")
 
 
 def _conditions(url: str, known: Origin | None) -> dict[str, str]:
@@ -175,7 +213,7 @@ def _conditions(url: str, known: Origin | None) -> dict[str, str]:
     if known is None:
         return {}
     conditions = {"If-None-Match": known.etag}
-    if httpx.URL(url).netloc == httpx.URL(known.url).netloc:  # a date says nothing about another server's file
+    if url == known.url:  # a date says nothing about another file
         conditions["If-Modified-Since"] = known.last_modified
     return {name: value for name, value in conditions.items() if value}
 
@@ -189,20 +227,23 @@ def _check_status(response: httpx.Response, url: str, terms: Terms, *, expect_ra
     body = next(_pieces(response, url, terms.patience_s))
     words = SERVER_LIMIT if SERVER_LIMIT.encode() in body else first_words(body)
     error = ArchiveError(f"{url} answered with status {status}: {words}")
-    if status in _MAY_PASS and words != SERVER_LIMIT:
-        raise Transient(error, _retry_after_s(response), of_host=True)
+    if may_pass(status) and words != SERVER_LIMIT:
+        raise Transient(error, retry_after_s(response.headers) or None, of_host=True)
     raise error
 
 
-def _retry_after_s(response: httpx.Response) -> float | None:
+def may_pass(status: int) -> bool:
+    """Whether a refusal says that the server is not well, or busy, and not that the request is wrong."""
+    return status in (408, 425, 429) or (status >= 500 and status not in _NOT_SERVED)
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Seconds of a Retry-After header, which holds seconds or an HTTP date (RFC 9110 §10.2.3); None without one."""
-    value = response.headers.get("retry-after", "").strip()
+    value = headers.get("retry-after", "").strip()
     if _SECONDS.fullmatch(value):
         return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError, OSError):  # the last two: a date that no clock can show
-        return None
+    until_s = _timestamp_s(value)
+    return None if until_s is None else max(0.0, until_s - time.time())
 
 
 def _save_body(response: httpx.Response, begun: Begun, part: Part, terms: Terms) -> tuple[str, int]:
@@ -234,6 +275,8 @@ def _save_body(response: httpx.Response, begun: Begun, part: Part, terms: Terms)
     if n_bytes == 0:
         part.discard()
         raise Transient(BadPayload(f"{url} gave an empty file"))
+    if begun.total not in (None, n_bytes):  # a server may send less of a range than it was asked for
+        raise Transient(BadPayload(f"{url} is truncated: {n_bytes} of {begun.total} bytes came"))
     return digest.hexdigest(), n_bytes
 
 

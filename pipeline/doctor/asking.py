@@ -10,8 +10,8 @@ from typing import Final, TypeVar
 
 import httpx
 
-from pipeline.archive import MAX_REDIRECTS, USER_AGENT
-from pipeline.transfer import first_words, full_url
+from pipeline.archive import USER_AGENT
+from pipeline.transfer import MAX_REDIRECTS, first_words, full_url
 
 T = TypeVar("T")
 

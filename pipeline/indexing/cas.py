@@ -10,13 +10,13 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
-import stamina
-
+from pipeline.archive import USER_AGENT
 from pipeline.errors import ArchiveError, BadPayload, ExposureIndexError
 from pipeline.indexing.parts import Part, Reading
 from pipeline.indexing.sql import MAX_RUNS, Database, read_database
+from pipeline.retrying import Transient, try_again
 from pipeline.survey import CasIndex
-from pipeline.transfer import SERVER_LIMIT, Transient, first_words
+from pipeline.transfer import MAX_REDIRECTS, SERVER_LIMIT, first_words, may_pass, retry_after_s
 
 if TYPE_CHECKING:
     import requests
@@ -32,7 +32,6 @@ MAX_ANSWER_S: Final = 660.0
 """The server itself gives a query 600 s."""
 FIRST_BYTE_S: Final = 120.0
 """The least that the server is given to think, however impatient the archive's `timeout_s` is."""
-MAX_REDIRECTS: Final = 4
 WAIT_INITIAL_S: Final = 1.0
 WAIT_MAX_S: Final = 60.0
 """Between attempts."""
@@ -83,6 +82,7 @@ class _Client:
         # First of the hooks: astroquery's own reads the whole body for its log.
         self._sdss._session.hooks["response"].insert(0, _read_bounded)
         self._sdss._session.max_redirects = MAX_REDIRECTS
+        self._sdss._session.headers["User-Agent"] = f"{USER_AGENT} {self._sdss._session.headers['User-Agent']}"
         url = self._configured(lambda: self._sdss._get_query_url(source.data_release))
         self.path = str(url).removeprefix(self._server)
 
@@ -92,21 +92,26 @@ class _Client:
 
     def ask(self, sql: str) -> bytes | None:
         """The answer as it came; None where it would be too long."""
-        attempts = stamina.retry_context(
-            on=Transient,
-            attempts=self._reading.config.attempts,
-            timeout=None,
-            wait_initial=WAIT_INITIAL_S,
-            wait_max=WAIT_MAX_S,
-        )
         try:
-            for attempt in attempts:
-                with attempt:
-                    self._reading.pace.wait()
-                    return self._ask_once(sql)
+            return try_again(
+                lambda: self._ask_politely(sql),
+                attempts=self._reading.config.attempts,
+                wait_initial_s=WAIT_INITIAL_S,
+                wait_max_s=WAIT_MAX_S,
+            )
         except Transient as problem:
             raise problem.error from problem
-        raise AssertionError("stamina ends in a result or an error")
+
+    def _ask_politely(self, sql: str) -> bytes | None:
+        """At the pace that the server allows, and not before it wants to be asked again."""
+        self._reading.pace.wait()
+        try:
+            return self._ask_once(sql)
+        except Transient as problem:
+            if (problem.wait_s or 0) > WAIT_MAX_S:
+                raise ArchiveError(f"{problem.error}; it asks to come back in {problem.wait_s:.0f} s") from problem
+            time.sleep(problem.wait_s or 0)
+            raise
 
     def _ask_once(self, sql: str) -> bytes | None:
         import requests
@@ -139,7 +144,8 @@ def _read_bounded(response: requests.Response, **_: object) -> None:
     import requests
 
     content, started = bytearray(), time.monotonic()
-    for chunk in response.iter_content(CHUNK_BYTES):
+    # Whatever has come, at once: a chunk of fixed size would let a dripping server stop the clock.
+    while chunk := response.raw.read1(CHUNK_BYTES, decode_content=True):
         content += chunk
         if len(content) > MAX_BYTES:
             raise BadPayload(f"{response.url} sends more than the {MAX_BYTES} bytes allowed")
@@ -154,10 +160,9 @@ def _checked(response: requests.Response) -> bytes | None:
     content, url = response.content, response.url.partition("?")[0]
     if SERVER_LIMIT.encode() in content:
         return None
-    if response.status_code >= 500 or response.status_code == 429:
-        raise Transient(ArchiveError(f"{url} answered with status {response.status_code}: {first_words(content)}"))
     if response.status_code != 200:
-        raise ArchiveError(f"{url} answered with status {response.status_code}: {first_words(content)}")
+        error = ArchiveError(f"{url} answered with status {response.status_code}: {first_words(content)}")
+        raise Transient(error, retry_after_s(response.headers)) if may_pass(response.status_code) else error
     if content.lstrip()[:1] == b"<":
         raise Transient(BadPayload(f"{url} gave a web page: {first_words(content)!r}"))
     if not content:

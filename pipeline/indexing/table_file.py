@@ -20,6 +20,8 @@ from pipeline.survey import FileIndex
 from pipeline.transfer import first_words
 
 MAX_MB: Final = 512
+MAX_ROWS: Final = 5_000_000
+"""All of SDSS imaging has a million fields."""
 _PARQUET_MAGIC: Final = b"PAR1"
 
 
@@ -86,13 +88,24 @@ def _table(file: Path) -> pa.Table:
     try:
         with file.open("rb") as handle:
             head = handle.read(len(_PARQUET_MAGIC))
-        table = pq.read_table(file) if head == _PARQUET_MAGIC else _text_table(file)
+        table = _parquet_table(file) if head == _PARQUET_MAGIC else _text_table(file)
         if len(set(table.schema.names)) < table.num_columns:
             raise ValueError("two columns of the same name")
         return table
     except (OSError, ValueError, pa.ArrowException) as error:
         words = first_words(str(error).encode())
         raise ExposureIndexError(f"index file {file} is neither Parquet, CSV nor ECSV: {words}") from error
+
+
+def _parquet_table(file: Path) -> pa.Table:
+    """The known columns: what else a small file may hold can open to gigabytes."""
+    with pq.ParquetFile(file) as parquet:
+        if parquet.metadata.num_rows > MAX_ROWS:
+            raise ValueError(f"it has {parquet.metadata.num_rows} rows, more than the {MAX_ROWS} allowed")
+        names = parquet.schema_arrow.names
+        if len(set(names)) < len(names):
+            raise ValueError("two columns of the same name")
+        return parquet.read([name for name in names if name in (*COLUMNS, ARCHIVE)])
 
 
 def _text_table(file: Path) -> pa.Table:

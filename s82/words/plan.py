@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from pipeline.build import Build, open_archive, prepare
-from pipeline.costs import TRANSFER_MB_PER_S, PlanSummary, large_transfer_advice
+from pipeline.costs import PlanSummary, large_transfer_advice
 from pipeline.planfile import objects_left_out, write_plan
 from pipeline.survey import load_survey
 from s82.output import as_json, root_option, show
@@ -58,21 +58,30 @@ def command(
 
 def _archives(summary: PlanSummary) -> None:
     """One line per archive."""
-    click.echo(f"{'archive':<12} objects exposures   frames sidecars thumbnails       GB in cache to fetch")
+    click.echo(
+        f"{'archive':<12} objects exposures   frames sidecars thumbnails       GB in cache to fetch    hours  at MB/s"
+    )
     for name, costs in summary.archives.items():
+        measured = f"measured on {costs.measured_files}" if costs.measured_files else "assumed"
         click.echo(
             f"{name:<12} {costs.objects:>7} {costs.exposures:>9} {costs.frames:>8} {costs.sidecars:>8} "
-            f"{costs.thumbnails:>10} {costs.gigabytes:>8.2f} {costs.held_gb:>8.2f} {costs.fetch_gb:>8.2f}"
+            f"{costs.thumbnails:>10} {costs.gigabytes:>8.2f} {costs.held_gb:>8.2f} {costs.fetch_gb:>8.2f} "
+            f"{costs.transfer_hours:>8.2f} {costs.mb_per_s:>8.1f} {measured}"
         )
 
 
 def _totals(build: Build) -> dict[str, str]:
     summary = build.summary
-    left_out = build.plan.left_out | objects_left_out(build)
     return {
         "cells": f"{summary.cells}, of {summary.objects} objects; frames are read {summary.frame_reads} times",
-        "fetch": f"{summary.fetch_gb:.2f} GB, {summary.transfer_hours:.2f} h at {TRANSFER_MB_PER_S:g} MB/s",
+        "done already": f"{summary.cells_done} cells",
+        "fetch": f"{summary.fetch_gb:.2f} GB, {summary.transfer_hours:.2f} h",
         "cut": f"{summary.core_hours:.2f} core hours",
         "free disk": f"{summary.disk_gb:.2f} GB: cache up to {summary.cache_gb:.2f}, dataset {summary.dataset_gb:.2f}",
-        "left out": ", ".join(f"{number} {reason}" for reason, number in left_out.items()) or "nothing",
+        "exposures cut": _counted(build.plan.left_out),
+        "objects left out": _counted(objects_left_out(build)),
     }
+
+
+def _counted(numbers: dict[str, int]) -> str:
+    return ", ".join(f"{number:,} by {reason}" for reason, number in numbers.items()) or "none"

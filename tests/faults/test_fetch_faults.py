@@ -13,15 +13,18 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+from astropy.io import fits
 
 from pipeline.archive import Archive, Patience
 from pipeline.cache import PARTS
-from pipeline.errors import ArchiveError, BadPayload, ChangedUpstream, NotInArchive
+from pipeline.errors import ArchiveError, BadPayload, ChangedUpstream, FrameError, NotInArchive
 from pipeline.hosts import PausePolicy
 from pipeline.identity import check_file
 from pipeline.ledger import Key
@@ -100,7 +103,7 @@ def test_a_fault_that_passes_leaves_no_trace(name, tiny_archive, tmp_path):
 LASTING = {
     "not found": (Fault("*", "not_found", times=99), NotInArchive, "does not exist", 1),
     "503": (Fault("*", "server_error", times=99), ArchiveError, "status 503", 4),
-    "outage page": (Fault("*", "html", times=99), BadPayload, "down for maintenance", 4),
+    "outage page": (Fault("*", "html", times=99), ArchiveError, "down for maintenance", 4),
     "reset": (Fault("*", "reset", times=99), ArchiveError, "Read|Protocol", 4),
     "said to be whole": (Fault("*", "short_length", times=99), BadPayload, "cut short", 2),
     "corrupt": (Fault("*", "corrupt", times=99), BadPayload, "corrupt", 2),
@@ -137,7 +140,7 @@ def test_a_slow_server_is_given_up_on_and_what_it_sent_is_gone_on_with(tiny_arch
 def test_a_broken_download_goes_on_where_it_broke_off_even_in_another_process(tiny_archive, tmp_path):
     size = (tiny_archive / "das" / PATH).stat().st_size
     with ArchiveServer(tiny_archive, faults=[Fault("*", "truncated")]) as server:
-        with open_archive(tmp_path, server.url, attempts=1) as archive, pytest.raises(BadPayload, match="truncated"):
+        with open_archive(tmp_path, server.url, attempts=1) as archive, pytest.raises(ArchiveError, match="truncated"):
             archive.fetch("das", PATH)
         (part,) = parts(tmp_path)
         assert part.stat().st_size == size // 2
@@ -162,7 +165,7 @@ def test_a_file_that_changes_between_two_parts_is_not_patched_together(spoilt, t
         ArchiveServer(spoilt, faults=[Fault("*", "truncated")]) as server,
         open_archive(tmp_path / "cache", server.url, attempts=1) as archive,
     ):
-        with pytest.raises(BadPayload, match="truncated"):
+        with pytest.raises(ArchiveError, match="truncated"):
             archive.fetch("das", PATH)
         file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes()), 1))
         assert archive.fetch("das", PATH).path.read_bytes() == file.read_bytes()
@@ -194,6 +197,23 @@ def test_a_decompression_bomb_is_refused_within_bounds(spoilt, tmp_path):
         with pytest.raises(BadPayload, match="opens to more than"):
             archive.fetch("das", PATH)
         assert_only_verified(tmp_path / "cache", archive)
+
+
+def test_a_tile_compressed_image_is_not_opened(spoilt, tmp_path):
+    """A few hundred kilobytes that would open to hundreds of megabytes."""
+    image = fits.CompImageHDU(np.zeros((4000, 4000), np.int16), compression_type="RICE_1")
+    fits.HDUList([fits.PrimaryHDU(), image]).writeto(tmp_path / "bomb.fit")
+    tracemalloc.start()
+    check_file(tmp_path / "bomb.fit", "bomb.fit")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10e6
+
+
+def test_a_row_of_empty_streams_is_refused(tmp_path):
+    (tmp_path / "many.gz").write_bytes(gzip.compress(b"") * 5000)
+    with pytest.raises(FrameError, match="compressed streams in a row"):
+        check_file(tmp_path / "many.gz", "many.gz")
 
 
 def test_another_frame_under_this_name_is_refused(spoilt, tmp_path):
@@ -295,6 +315,78 @@ def test_a_part_of_the_archive_that_is_broken_fails_its_files_and_no_others(tiny
         archive.fetch("das", OTHER)
         with pytest.raises(ArchiveError, match="status 503"):
             archive.fetch("das", PATH)
+
+
+@pytest.mark.parametrize("retry_after_s", [None, 0.1])
+def test_a_blip_costs_no_file_even_if_it_outlasts_the_attempts(retry_after_s, tiny_archive, tmp_path):
+    """Fewer failures in a row than an outage has; then the server is asked whether it is well, and once more."""
+    page = Fault(f"*{PATH}", "html" if retry_after_s is None else "server_error", times=2, retry_after_s=retry_after_s)
+    with (
+        ArchiveServer(tiny_archive, faults=[page]) as server,
+        open_archive(tmp_path, server.url, attempts=2, max_outage_h=1) as archive,
+    ):
+        archive.fetch("das", OTHER)
+        archive.fetch("das", PATH)
+        assert_only_verified(tmp_path, archive)
+
+
+def test_an_outage_that_names_its_end_fails_no_file(tiny_archive, tmp_path):
+    """503 with Retry-After, more often than all attempts together."""
+    paths = frames_of(tiny_archive)
+    with (
+        ArchiveServer(tiny_archive) as server,
+        open_archive(tmp_path, server.url, attempts=2, max_outage_h=1) as archive,
+        ThreadPoolExecutor(6) as threads,
+    ):
+        archive.fetch("das", paths[0])
+        server.commit(Fault("*", "server_error", times=30, retry_after_s=0.1))
+        assert len(list(threads.map(lambda path: archive.fetch("das", path), paths))) == len(paths)
+
+
+def test_a_page_that_stays_for_one_file_is_that_files_and_no_other_is_asked_twice(tiny_archive, tmp_path):
+    with (
+        ArchiveServer(tiny_archive, faults=[Fault(f"*{PATH}", "html", times=99)]) as server,
+        open_archive(tmp_path, server.url, attempts=2) as archive,
+    ):
+        archive.fetch("das", OTHER)
+        with pytest.raises(BadPayload, match="maintenance"):
+            archive.fetch("das", PATH)
+        asked = Counter(request.path for request in server.requests if request.range is None)
+        assert sorted(asked.values()) == [1, 3]
+
+
+def test_a_mirror_that_comes_back_first_is_taken_first(tiny_archive, tmp_path):
+    """The preferred server is in a long outage; the other only wanted to be left alone for a moment."""
+    with (
+        ArchiveServer(tiny_archive) as front,
+        ArchiveServer(tiny_archive) as mirror,
+        open_archive(tmp_path, front.url, mirror.url, attempts=2, max_outage_h=1) as archive,
+    ):
+        archive.fetch("das", OTHER)
+        front.commit(Fault("*", "server_error", times=9999))
+        for path in frames_of(tiny_archive)[:6]:
+            archive.fetch("das", path)
+        mirror.commit(Fault("*", "server_error", times=1, status=429, retry_after_s=0.3))
+        started = time.monotonic()
+        archive.fetch("das", frames_of(tiny_archive)[-1])
+        assert time.monotonic() - started < 3
+
+
+def test_a_file_that_only_a_server_in_an_outage_may_have_is_waited_for(spoilt, tiny_archive, tmp_path):
+    """And not called missing because the mirror lacks it."""
+    (spoilt / "das" / PATH).unlink()
+    with (
+        ArchiveServer(tiny_archive) as front,
+        ArchiveServer(spoilt) as mirror,
+        open_archive(tmp_path / "cache", front.url, mirror.url, attempts=2, max_outage_h=1) as archive,
+    ):
+        others = [path for path in frames_of(tiny_archive) if path != PATH]
+        archive.fetch("das", others[0])
+        front.commit(Fault("*", "server_error", times=10))
+        for path in others:
+            archive.fetch("das", path)
+        archive.fetch("das", PATH)
+        assert archive.ledger.all_missing() == []
 
 
 def test_retry_after_holds_for_all_files_of_the_server(tiny_archive, tmp_path):

@@ -17,6 +17,7 @@ from pipeline.cache import PART_LIFE_S, PARTS, Cache
 from pipeline.cachecheck import cache_problems, describe_cache
 from pipeline.errors import ArchiveError
 from pipeline.ledger import Key, Ledger, Origin
+from pipeline.partial import Begun
 
 SIZE = 100
 
@@ -25,11 +26,15 @@ def key(number: int, archive: str = "das") -> Key:
     return Key(archive, f"a/{number}.bin")
 
 
+def begun_at(url: str, total: int) -> Begun:
+    return Begun(url, '"1"', "", total, validator='"1"')
+
+
 def put(cache: Cache, where: Key, content: bytes | None = None) -> Origin:
     """What a download leaves: a whole part, moved to its place."""
     content = content or where.path.encode().ljust(SIZE)
     part = cache.part(where)
-    begun = part.begin(f"http://das/{where.path}", etag='"1"', last_modified="", total=len(content))
+    begun = part.begin(begun_at(f"http://das/{where.path}", len(content)))
     with part.open(begun) as file:
         file.write(content)
     origin = Origin(begun.url, hashlib.sha256(content).hexdigest(), len(content), '"1"')
@@ -73,6 +78,16 @@ def test_without_room_for_any_file_each_goes_once_it_is_used_so_often_as_it_was_
     assert there(cache) == {key(3)}, "nobody said what it is for: it stays a while"
     cache.close()
     assert there(cache) == set()
+
+
+def test_a_process_that_closes_leaves_what_another_has_just_used(tmp_path):
+    """`s82 plan` beside a running build."""
+    build, plan = Cache(tmp_path, max_bytes=0), Cache(tmp_path, max_bytes=0)
+    with build.needing({key(1): 1}):
+        put(build, key(1))
+        plan.close()
+        assert there(build) == {key(1)}
+    build.close()
 
 
 def test_tables_and_pages_neither_count_nor_go(tmp_path):
@@ -133,7 +148,7 @@ def test_a_file_killed_between_ledger_and_place_is_there_next_time(tmp_path):
     cache = Cache(tmp_path)
     content = b"x" * SIZE
     part = cache.part(key(1))
-    begun = part.begin("http://das/a/1.bin", etag='"1"', last_modified="", total=SIZE)
+    begun = part.begin(begun_at("http://das/a/1.bin", SIZE))
     with part.open(begun) as file:
         file.write(content)
     cache.ledger.record(key(1), Origin(begun.url, hashlib.sha256(content).hexdigest(), SIZE, '"1"'))

@@ -14,12 +14,14 @@ from pipeline.costs import (
     MASK_MB,
     TABLE_MB,
     TRANSFER_MB_PER_S,
+    Known,
     PlanSummary,
     check_transfer,
     large_transfer_advice,
     summarise,
 )
 from pipeline.errors import LargeTransfer
+from pipeline.ledger import Rate
 from pipeline.naming import Layout, calibration_path, frame_path, mask_path
 from pipeline.plan import Cell, Plan, Visit
 from pipeline.sequences import COLUMNS, Sequence, write_sequence
@@ -55,7 +57,7 @@ def test_what_is_in_the_cache_is_not_fetched_again() -> None:
         "das": [frame_path(das(2, 11).frame("g"))],
         "elsewhere": {"a"},
     }
-    costs, before = summarise(survey(), PLAN, held), summarise(survey(), PLAN)
+    costs, before = summarise(survey(), PLAN, Known(held)), summarise(survey(), PLAN)
     assert (costs.archives["sas"].held_files, costs.archives["das"].held_files) == (3, 1)
     assert costs.archives["sas"].held_gb == gigabytes("sas-dr8", 1, 1, 1)
     assert costs.fetch_gb == pytest.approx(
@@ -63,6 +65,26 @@ def test_what_is_in_the_cache_is_not_fetched_again() -> None:
     )
     assert costs.disk_gb == pytest.approx(before.disk_gb - before.fetch_gb + costs.fetch_gb)
     assert costs.archives["das"].gigabytes == before.archives["das"].gigabytes
+
+
+def test_what_is_built_is_neither_fetched_nor_cut_again() -> None:
+    """A resumed build announces what is left of it; the files that a finished and an unfinished cell share are."""
+    first, second = PLAN.cells
+    whole, rest = summarise(survey(), PLAN), summarise(survey(), PLAN, Known(done_cells={first.cell_id}))
+    alone = summarise(survey(), Plan((second,), (), {}))
+    assert (rest.cells, rest.cells_done, rest.objects) == (2, 1, whole.objects)
+    assert rest.fetch_gb == pytest.approx(alone.fetch_gb)
+    assert rest.core_hours == pytest.approx(alone.core_hours)
+    done = summarise(survey(), PLAN, Known(done_cells={cell.cell_id for cell in PLAN.cells}))
+    assert (done.fetch_gb, done.core_hours, done.transfer_hours) == (0, 0, 0)
+
+
+def test_hours_are_those_of_the_rate_that_was_measured() -> None:
+    assumed = summarise(survey(), PLAN).archives["das"]
+    assert (assumed.mb_per_s, assumed.measured_files) == (TRANSFER_MB_PER_S, 0)
+    measured = summarise(survey(), PLAN, Known(rates={"das": Rate(1.0, 40)})).archives["das"]
+    assert (measured.mb_per_s, measured.measured_files) == (4.0, 40), "four connections"
+    assert measured.transfer_hours == pytest.approx(2 * assumed.transfer_hours)
 
 
 def test_the_cache_needs_no_more_than_its_bound_but_room_for_the_cells_that_run() -> None:
