@@ -19,7 +19,7 @@ from flows.steps import step, worth_retrying
 from flows.workers import worker_pool
 from pipeline.archive import Archive
 from pipeline.build import Build, exclusive, open_archive, prepare, publish
-from pipeline.cells import CellResult, build_cell
+from pipeline.cells import CellResult, build_cell, lacks_files
 from pipeline.costs import CELLS_AT_ONCE, PlanSummary, check_transfer
 from pipeline.errors import DatasetError
 from pipeline.manifest import SKIPS_FILE, Dataset
@@ -43,13 +43,23 @@ class Published(BaseModel):
 class Site:
     """The live things that cells share; a plain object, so that Prefect passes it on without looking inside."""
 
-    def __init__(self, build: Build, archive: Archive, executor: Executor, workers: int, progress: BuildProgress):
+    def __init__(
+        self,
+        build: Build,
+        archive: Archive,
+        executor: Executor,
+        workers: int,
+        progress: BuildProgress,
+        *,
+        retry_missing: bool,
+    ) -> None:
         self.build = build
         self.cells = {cell.cell_id: cell for cell in build.plan.cells}
         self.archive = archive
         self.executor = executor
         self.workers = workers
         self.progress = progress
+        self.retry_missing = retry_missing
 
 
 @flow(name="build-dataset", task_runner=ThreadPoolTaskRunner(max_workers=CELLS_AT_ONCE))  # type: ignore[arg-type]
@@ -90,12 +100,13 @@ def build_dataset(
             build = step("plan")(prepare)(resolved, root, archive, refresh_index=refresh_index)
         logger.info("%s: %s", build.dataset_id, _outlook(build.summary))
         if (dataset := build.published()) is not None:
+            _refuse_retry(dataset, wanted=retry_missing)
             logger.info("%s is published already at %s", build.dataset_id, dataset.path)
             return _published(dataset, built_now=False)
         check_transfer(build.summary, allowed=large_transfer)
         with exclusive(build):
             with clock("cells"), worker_pool(n_workers) as executor:
-                results = _run_cells(build, archive, executor, n_workers)
+                results = _run_cells(build, archive, executor, n_workers, retry_missing=retry_missing)
             with clock("publish"):
                 dataset = step("publish")(publish)(build, results, clock.seconds)
     published = _published(dataset, built_now=True)
@@ -107,11 +118,14 @@ def build_dataset(
     return published
 
 
-def _run_cells(build: Build, archive: Archive, executor: Executor, workers: int) -> list[CellResult]:
+def _run_cells(
+    build: Build, archive: Archive, executor: Executor, workers: int, *, retry_missing: bool
+) -> list[CellResult]:
     """Build all cells; those that fail do not stop the others, and are tried again by the next run."""
     cells = build.plan.cells
     frames = sum(len(cell.visits) for cell in cells) * len(build.survey.thumbnails.bands)
-    site = Site(build, archive, executor, workers, BuildProgress(len(cells), frames, get_run_logger().info))
+    progress = BuildProgress(len(cells), frames, get_run_logger().info)
+    site = Site(build, archive, executor, workers, progress, retry_missing=retry_missing)
     futures = [build_one_cell.with_options(task_run_name=cell.cell_id).submit(cell.cell_id, site) for cell in cells]
     wait(futures)
     failed = [
@@ -125,6 +139,16 @@ def _run_cells(build: Build, archive: Archive, executor: Executor, workers: int)
             f"run again to build only these. First: {failed[0]}"
         )
     return [future.result() for future in futures]
+
+
+def _refuse_retry(dataset: Dataset, *, wanted: bool) -> None:
+    """A published version never changes: what was missing when it was built is missing in it for good."""
+    lacking = lacks_files(dataset.table(SKIPS_FILE).to_pylist()) if wanted else 0
+    if lacking:
+        raise DatasetError(
+            f"{dataset.info.dataset_id} is published and lacks {lacking} files that its archives did not have; to ask "
+            f"for them again, move {dataset.path} away and run this again: what is in the cache is not fetched again"
+        )
 
 
 def _outlook(summary: PlanSummary) -> str:
@@ -154,6 +178,7 @@ def build_one_cell(cell_id: str, site: Site) -> CellResult:
         build.building,
         dataset_id=build.dataset_id,
         workers=site.workers,
+        retry_missing=site.retry_missing,
         progress=site.progress.frame_done,
     )
     site.progress.cell_done(cell_id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from dataclasses import asdict, dataclass, field
@@ -36,6 +36,9 @@ from pipeline.version import software_version
 
 SERVER_ADDRESS = re.compile(r"https?://[^/\s]+/")
 """Left out of recorded reasons: the same dataset from another mirror has the same bytes."""
+NOT_IN_ARCHIVE = "not-in-archive"
+NO_MASK = "no-mask"
+"""Reasons of skips that a later run may find gone."""
 IN_FLIGHT_PER_WORKER = 3
 """Frames fetched ahead of each decoding worker: enough to never wait, few enough to bound memory."""
 
@@ -99,11 +102,13 @@ def build_cell(
     *,
     dataset_id: str,
     workers: int,
+    retry_missing: bool = False,
     progress: Callable[[CellProgress], None] | None = None,
 ) -> CellResult:
     """Fetch, cut and write one cell into the dataset directory `dataset`; do nothing if it is done already.
 
-    Frames that the archive lacks or that stay corrupt after a second download become counted skips.
+    With `retry_missing`, a cell that lacks files which its archive did not have counts as not done. Frames that the
+    archive lacks or that stay corrupt after a second download become counted skips.
 
     Raises
     ------
@@ -116,7 +121,8 @@ def build_cell(
     input_hash = cell.input_hash(survey.fingerprint())
     marker = dataset / CELLS_FOLDER / f"{cell.cell_id}.json"
     total = len(cell.visits) * len(survey.thumbnails.bands)
-    if (finished := _finished(marker, input_hash, dataset)) is not None:
+    finished = _finished(marker, input_hash, dataset)
+    if finished is not None and not (retry_missing and lacks_files(finished.skips)):
         if progress:
             progress(CellProgress(cell.cell_id, total, total, 0, sum(row["n_images"] for row in finished.objects)))
         return finished
@@ -129,6 +135,11 @@ def build_cell(
     result = _write_objects(cell, survey, dataset, dataset_id, input_hash, harvest)
     write_text(marker, result.model_dump_json() + "\n")
     return result
+
+
+def lacks_files(skips: Iterable[Mapping[str, str]]) -> int:
+    """How many frames or masks were left out because their archive said not to have them."""
+    return sum(skip["reason"] in (NOT_IN_ARCHIVE, NO_MASK) for skip in skips)
 
 
 def claims_done(dataset: Path, cell_id: str, input_hash: str) -> bool:
@@ -227,7 +238,7 @@ def _fetch_and_cut(
         try:
             job, notes, n_bytes = _fetch(exposure, frame, targets, survey, archive)
         except NotInArchive as error:
-            return _skipped("not-in-archive", exposure, frame, error)
+            return _skipped(NOT_IN_ARCHIVE, exposure, frame, error)
         except BadPayload as error:
             return _skipped("bad-payload", exposure, frame, error)
         try:
@@ -291,7 +302,7 @@ def _fetch(
         files.append(planes)
     except NotInArchive as error:
         detail = SERVER_ADDRESS.sub("", f"cut without mask planes: {error}")
-        notes = (Skip("no-mask", detail, frame=str(frame)),)
+        notes = (Skip(NO_MASK, detail, frame=str(frame)),)
     job = FrameJob(exposure.archive, image_path, frame, image, table, planes, targets, survey.thumbnails)
     return job, notes, sum(file.n_bytes for file in files if not file.from_cache)
 

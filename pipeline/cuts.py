@@ -101,10 +101,8 @@ def limit_epochs(pairs: Footprint, index: ExposureIndex, selection: SelectionCon
     if selection.max_epochs is None or not len(pairs):
         return pairs
     target, exposure = pairs.target_index, pairs.exposure_index
-    names = (
-        index.camcol[exposure],
-        index.run[exposure],
-    )  # one of a kind within an object, so that nothing is left open
+    # Run and camcol are one of a kind within an object, so that the order leaves nothing open.
+    names = index.camcol[exposure], index.run[exposure]
     by_time = (*names, index.mjd_tai_N5[exposure, R])
     by_rule = (*by_time, index.psf_fwhm_N5[exposure, R]) if selection.epochs_by == "seeing" else by_time
     order = np.lexsort((*by_rule, target))

@@ -78,7 +78,7 @@ def select(
         return kept, tuple(skips)
     drawn = _draw(kept, selection.max_per_class, selection.seed)
     skips += [
-        Skip("not-selected", f"max_per_class: {selection.max_per_class} others were drawn", target.object_id)
+        Skip(NOT_SELECTED, f"max_per_class: {selection.max_per_class} others were drawn", target.object_id)
         for target in kept
         if target.object_id not in drawn
     ]

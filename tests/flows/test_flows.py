@@ -74,6 +74,26 @@ def test_a_large_transfer_is_refused_before_a_frame_is_fetched_unless_it_was_ann
         ).built_now
 
 
+def test_missing_files_are_asked_for_again_and_a_published_version_that_lacks_them_says_what_to_do(
+    prefect_server: None, tiny_archive: Path, tmp_path: Path
+) -> None:
+    """Moved away, it is built again with what the archive has by now."""
+    from flows.build import build_dataset
+    from pipeline.errors import DatasetError
+
+    lost = "/das/imaging/5582/40/corr/4/fpC-005582-r4-0153.fit.gz"
+    with ArchiveServer(tiny_archive, faults=[Fault(lost, "not_found")]) as server:
+        first = build_dataset(survey="tiny", root=tmp_path, archive_root=server.url, workers=2)
+        assert first.skips["not-in-archive"] == 1
+        with pytest.raises(DatasetError, match=r"lacks 1 files .* move .* away"):
+            build_dataset(survey="tiny", root=tmp_path, archive_root=server.url, workers=2, retry_missing=True)
+        first.path.rename(tmp_path / "old")
+        second = build_dataset(survey="tiny", root=tmp_path, archive_root=server.url, workers=2, retry_missing=True)
+        assert sum(request.path == lost for request in server.requests) == 2
+    assert "not-in-archive" not in second.skips
+    assert second.counts["images"] > first.counts["images"]
+
+
 def test_a_failed_build_says_which_cell_and_what_to_do(
     prefect_server: None, tiny_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
