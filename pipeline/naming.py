@@ -144,6 +144,14 @@ MASTER_TABLE = "sas/dr10/boss/papers/supernova/sdsssn_master.dat2"
 SKYSERVER_FIELDS = "stripe82/Field.csv"
 CAS_FIELDS = "cas/Field.csv"
 """SkyServer has no such files: what a served archive tree answers SQL from, for DR7's Stripe 82 and for DR8+."""
+
+
+def cas_page(data_release: int) -> str:
+    """Path of the SQL page of DR8 and later below a SkyServer (as astroquery 0.4.11 has it)."""
+    page = {8: "x_sql.asp", 9: "x_sql.asp", 10: "x_sql.aspx"}.get(data_release, "x_results.aspx")
+    return f"/dr{data_release}/en/tools/search/{page}"
+
+
 TRUTH_FOLDER = "truth"
 """Beside a simulated archive: what was put into it."""
 SIMULATION_FILE = "truth/archive.json"

@@ -15,7 +15,7 @@ def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str
 
 def _clause(item: ErrorDetails, model: type[BaseModel] | None) -> str:
     place = ".".join(map(str, item["loc"]))
-    return f"{place}: {_what_is_wrong(item, model)}" if place else item["msg"]
+    return f"{place}: {_what_is_wrong(item, model)}" if place else _words(item)
 
 
 def _what_is_wrong(item: ErrorDetails, model: type[BaseModel] | None) -> str:
@@ -24,7 +24,11 @@ def _what_is_wrong(item: ErrorDetails, model: type[BaseModel] | None) -> str:
     if item["type"] == "extra_forbidden":
         known = ", ".join(_known_keys(model, item["loc"])) if model else ""
         return f"unknown key; known keys: {known}" if known else "unknown key"
-    return item["msg"]
+    return _words(item)
+
+
+def _words(item: ErrorDetails) -> str:
+    return item["msg"].removeprefix("Value error, ")
 
 
 def _known_keys(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:

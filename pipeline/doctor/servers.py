@@ -14,7 +14,7 @@ from pipeline.doctor.asking import Answer, NoAnswer, ask, in_parallel
 from pipeline.doctor.check import Check, Status
 from pipeline.doctor.releases import Releases, release_checks
 from pipeline.doctor.sqlpage import NotATable, read_page
-from pipeline.naming import FrameId, frame_path, photofield_path
+from pipeline.naming import FrameId, cas_page, frame_path, photofield_path
 from pipeline.survey import (
     ArchiveConfig,
     CasIndex,
@@ -135,7 +135,7 @@ def _index(source: IndexConfig, survey: SurveyConfig) -> Finding:
             where = f"run BETWEEN {source.first_run} AND {source.last_run}"
             return _sql(name, source.url, where, {}, survey, archive)
         case CasIndex():
-            url = f"{source.url.rstrip('/')}/dr{source.data_release}/en/tools/search/x_results.aspx"
+            url = source.url.rstrip("/") + cas_page(source.data_release)
             where = f"run = {source.runs[0] if source.runs else -1} AND rerun = {source.rerun}"
             return _sql(name, url, where, {"searchtool": "SQL"}, survey, archive)
         case TsFieldIndex():

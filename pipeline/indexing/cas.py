@@ -142,15 +142,19 @@ class _Client:
 def _read_bounded(response: requests.Response, **_: object) -> None:
     """Read the body, and stop at a size and time that no honest answer needs."""
     import requests
+    import urllib3
 
     content, started = bytearray(), time.monotonic()
-    # Whatever has come, at once: a chunk of fixed size would let a dripping server stop the clock.
-    while chunk := response.raw.read1(CHUNK_BYTES, decode_content=True):
-        content += chunk
-        if len(content) > MAX_BYTES:
-            raise BadPayload(f"{response.url} sends more than the {MAX_BYTES} bytes allowed")
-        if time.monotonic() - started > MAX_ANSWER_S:
-            raise requests.Timeout(f"no whole answer in {MAX_ANSWER_S:.0f} s")
+    try:
+        # Whatever has come, at once: a chunk of fixed size would let a dripping server stop the clock.
+        while chunk := response.raw.read1(CHUNK_BYTES, decode_content=True):
+            content += chunk
+            if len(content) > MAX_BYTES:
+                raise BadPayload(f"{response.url} sends more than the {MAX_BYTES} bytes allowed")
+            if time.monotonic() - started > MAX_ANSWER_S:
+                raise requests.Timeout(f"no whole answer in {MAX_ANSWER_S:.0f} s")
+    except urllib3.exceptions.HTTPError as error:  # what requests itself would make of it
+        raise requests.ConnectionError(error) from error
     response._content = bytes(content)
     response.encoding = "utf-8"  # else it is guessed from all of the body, for the log
 

@@ -244,3 +244,17 @@ def test_no_bytes_break_the_reader(tmp_path, content, which):
     assert all(0 <= target.ra_deg < 360 and -90 <= target.dec_deg <= 90 for target in catalog.targets)
     assert len({target.object_id for target in catalog.targets}) == len(catalog.targets)
     assert catalog.targets or catalog.skips
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["sdss-sn", "sdss-legacy"])
+def test_the_shipped_surveys_take_the_whole_of_the_papers_table_1(real_data: Path, name: str) -> None:
+    """README and docs say how many objects they are."""
+    survey = load_survey(name)
+    config = survey.catalog.model_copy(update={"format": "auto"})
+    catalog = read_catalog(real_data / "catalog" / "JLA2014_SDSS_DS17_HEAD.FITS.gz", config, survey.selection.seasons)
+    assert len(catalog.targets) == 10_217
+    assert catalog.counts()["SNIa", "spectroscopic"] == 499
+    everything = config.model_copy(update={"include": ("Unknown", "SNIa?")})
+    whole = read_catalog(real_data / "catalog" / "JLA2014_SDSS_DS17_HEAD.FITS.gz", everything, ())
+    assert len(whole.targets) == 10_258
