@@ -133,9 +133,11 @@ class Cache:
     def _release(self, key: Key, left: Counter[Key], times: int) -> None:
         with self._guard:
             times = min(times, left[key])
+            if times <= 0:
+                return
             left[key] -= times
             self._needs[key] -= times
-            over = times > 0 and self._needs[key] <= 0
+            over = self._needs[key] <= 0
             if over:
                 del self._needs[key]
         if over and self._max_bytes == 0:

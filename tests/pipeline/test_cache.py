@@ -90,6 +90,18 @@ def test_a_process_that_closes_leaves_what_another_has_just_used(tmp_path):
     build.close()
 
 
+def test_what_a_finished_cell_needed_makes_room_like_everything_else(tmp_path):
+    """Whether each of its uses was told or not."""
+    cache = Cache(tmp_path, max_bytes=SIZE, grace_s=0)
+    with cache.needing({key(1): 1, key(2): 1}) as used:
+        put(cache, key(1))
+        put(cache, key(2))
+        used(key(1))
+    put(cache, key(3))
+    assert there(cache) <= {key(3)}
+    cache.close()
+
+
 def test_tables_and_pages_neither_count_nor_go(tmp_path):
     cache = Cache(tmp_path, max_bytes=0, grace_s=0)
     put(cache, Key("", "master.dat2"))
@@ -107,9 +119,9 @@ operations = st.lists(
 @given(operations=operations, room=st.integers(1, 4))
 def test_whatever_happens_the_bound_holds_and_what_is_needed_stays(tmp_path_factory, operations, room):
     cache = Cache(tmp_path_factory.mktemp("cache"), max_bytes=room * SIZE, grace_s=0)
-    with ExitStack() as cells:
+    with ExitStack() as at_last:
         needs: Counter[Key] = Counter()
-        used = {}
+        used, cells = {}, {}
         for what, number in operations:
             where = key(number)
             if what == "put" and cache.find(where) is None:
@@ -119,8 +131,12 @@ def test_whatever_happens_the_bound_holds_and_what_is_needed_stays(tmp_path_fact
                 assert size == cache.ledger.cached_bytes()
                 assert size <= room * SIZE or there(cache) <= needed | {where}
             elif what == "need" and where not in used:
-                used[where] = cells.enter_context(cache.needing({where: 2}))
+                cells[where] = at_last.enter_context(ExitStack())
+                used[where] = cells[where].enter_context(cache.needing({where: 2}))
                 needs[where] = 2
+            elif what == "leave" and where in used:
+                cells.pop(where).close()
+                del used[where], needs[where]
             elif what == "use" and where in used:
                 used[where](where)
                 needs[where] = max(needs[where] - 1, 0)

@@ -13,7 +13,7 @@ from pipeline import planfile
 from pipeline.build import Build
 from pipeline.catalog import Catalog
 from pipeline.costs import FRAME_MB, summarise
-from pipeline.errors import DatasetError
+from pipeline.errors import ConfigError, DatasetError
 from pipeline.manifest import Skip, file_sha256
 from pipeline.naming import frame_path, parse_frame_file
 from pipeline.plan import Plan
@@ -100,7 +100,7 @@ def test_a_failure_leaves_the_list_that_was_there(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ConfigError, match="cannot write the plan.*No space left"):
         write_plan(build(tmp_path))
     assert (folder / "frames.parquet").read_bytes() == before
     assert sorted(file.name for file in folder.iterdir()) == ["frames.parquet", "plan.json"]
