@@ -100,7 +100,7 @@ def test_a_failure_leaves_the_list_that_was_there(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
-    with pytest.raises(ConfigError, match="cannot write the plan.*No space left"):
+    with pytest.raises(ConfigError, match=r"cannot write the plan.*No space left"):
         write_plan(build(tmp_path))
     assert (folder / "frames.parquet").read_bytes() == before
     assert sorted(file.name for file in folder.iterdir()) == ["frames.parquet", "plan.json"]
