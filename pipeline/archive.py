@@ -121,12 +121,14 @@ class Archive:
         max_mb: float = 256,
         refresh: bool = False,
         or_stale: bool = False,
+        think_s: float = 0,
         check: Check = anything,
     ) -> Fetched:
         """Fetch a table or page from outside the archives' trees, cached as `name`; or open a local file.
 
         With `refresh` the server is asked again; the cached file stays if it says that nothing changed, and with
-        `or_stale` also if it does not answer, which is logged.
+        `or_stale` also if it does not answer, which is logged. A server that has to compute what it sends is given
+        `think_s` for its first byte, if that is more than what others have.
 
         Raises
         ------
@@ -138,7 +140,7 @@ class Archive:
             return _local_file(Path(unquote(parts.path) if parts.scheme else url), max_mb)
         if parts.scheme not in ("http", "https"):
             raise ArchiveError(f"cannot fetch {url}: give an http(s) URL or the path of a file")
-        terms = Terms(int(max_mb * 1e6), self._patience.timeout_s, check)
+        terms = Terms(int(max_mb * 1e6), max(self._patience.timeout_s, think_s), check)
         wanted = Wanted(Key("", name), (full_url(url, params),), terms, self._patience, verify=False)
         try:
             return self._fetch(wanted, refresh=refresh)

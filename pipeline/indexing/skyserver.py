@@ -18,6 +18,8 @@ USUAL_ROWS: Final = 8_000
 """About 3 MB of CSV: a web server of its kind buffers 4 MB unless told otherwise."""
 COADDS: Final = (106, 206)
 """Not runs but the co-added images of many, which the database has beside them."""
+THINK_S: Final = 120.0
+"""The server itself gives a query 90 s."""
 NMGY_PER_MAGGY: Final = 1e9
 """DR7's `Field` has the sky in maggies/arcsec²."""
 
@@ -45,7 +47,8 @@ def _ask(source: SkyServerIndex, archive: Archive, sql: str) -> bytes | None:
     """One answer as it came; None where the server says that it would be too long."""
     name = f"index/{source.archive}/{hashlib.sha256(sql.encode()).hexdigest()[:16]}.csv"
     try:
-        page = archive.fetch_url(source.url, name, {"cmd": sql, "format": "csv"}, refresh=True, check=_not_a_table)
+        query = {"cmd": sql, "format": "csv"}
+        page = archive.fetch_url(source.url, name, query, refresh=True, think_s=THINK_S, check=_not_a_table)
     except ArchiveError as error:
         if SERVER_LIMIT in str(error):
             return None

@@ -377,6 +377,15 @@ def test_pages_are_cached_by_query_and_refreshed_cheaply(server, reply, tmp_path
         assert archive.fetch_url(server.url + "sql", "page.csv", {"cmd": "SELECT 2"}).path.read_bytes() == b"new"
 
 
+def test_a_server_that_has_to_think_is_given_the_time(server, reply, tmp_path):
+    server.script["/sql"] = [reply(b"run\n94\n", delay_s=0.4)]
+    impatient = Patience(attempts=1, timeout_s=0.1)
+    with Archive((), tmp_path, impatient) as archive:
+        with pytest.raises(ArchiveError, match="Timeout"):
+            archive.fetch_url(server.url + "sql", "page.csv")
+        assert archive.fetch_url(server.url + "sql", "page.csv", think_s=5).n_bytes == 7
+
+
 def test_a_query_that_is_too_large_is_not_asked_again(server, reply, tmp_path):
     server.script["/sql"] = [reply(b"<html>" + b" " * 300 + SERVER_LIMIT.encode(), 500)]
     with Archive((), tmp_path, QUICK) as archive, pytest.raises(ArchiveError, match=SERVER_LIMIT):
