@@ -272,11 +272,14 @@ def frames_of(tree: Path) -> list[str]:
 
 
 def test_an_outage_pauses_all_downloads_and_fails_none(tiny_archive, tmp_path, caplog):
-    """Twenty requests in a row are refused, many more than the two attempts that each file has."""
+    """Twenty requests in a row are refused, many more than the four attempts that each file has.
+
+    Four are an outage here, so that even a file that is tried while all others sleep is in one.
+    """
     paths = frames_of(tiny_archive)
     with (
         ArchiveServer(tiny_archive) as server,
-        open_archive(tmp_path, server.url, max_outage_h=1, attempts=2) as archive,
+        open_archive(tmp_path, server.url, max_outage_h=1, attempts=4) as archive,
     ):
         archive.fetch("das", paths[0])
         server.commit(Fault("*", "reset", times=20))
