@@ -183,15 +183,14 @@ class Archive:
         self._cache.discard(Key(archive_name, path), sha256)
 
     def _wanted(self, archive_name: str, path: str) -> Wanted:
-        config, key = self._archives[archive_name], Key(archive_name, path)
+        config = self._archives[archive_name]
         max_bytes, check = int(config.max_file_mb * 1e6), check_magic(PurePosixPath(path).name)
         return Wanted(
-            key=key,
+            key=Key(archive_name, path),
             urls=tuple(file_url(base, path) for base in config.base_urls),
             terms=Terms(max_bytes, config.timeout_s, check, config.min_kb_per_s * 1e3),
             patience=self._patience_with(config),
             verify=config.verify == "at-fetch",
-            expected_sha256=known.sha256 if (known := self.ledger.origin(key)) else "",
             accept_changes=config.changed_files == "accept",
         )
 
@@ -200,7 +199,6 @@ class Archive:
         return replace(self._patience, attempts=config.attempts, max_connections=config.max_connections, pause=pause)
 
     def _fetch(self, wanted: Wanted, *, refresh: bool = False) -> Fetched:
-        self._cache.place(wanted.key)
         known = self._cache.find(wanted.key)
         if known and known.url in wanted.urls and not refresh:
             return self._fetched(wanted.key, known, from_cache=True)
@@ -210,7 +208,9 @@ class Archive:
                 if known and known != before and known.url in wanted.urls:  # another thread or process was faster
                     return self._fetched(wanted.key, known, from_cache=True)
                 self._refuse_missing(wanted)
-                return self._renew_or_clean_up(replace(wanted, terms=replace(wanted.terms, known=known)))
+                earlier = self.ledger.origin(wanted.key) if wanted.key.archive else None  # pages change all the time
+                terms = replace(wanted.terms, known=known)
+                return self._renew_or_clean_up(replace(wanted, terms=terms, earlier=earlier))
         except OSError as error:
             raise ArchiveError(
                 f"cannot keep {self._cache.place(wanted.key)}: {error}; free space there, or choose another cache"
@@ -249,9 +249,9 @@ class Archive:
         return self._fetched(wanted.key, origin, from_cache=False)
 
     def _notice_change(self, wanted: Wanted, new: Origin) -> None:
-        """Report a file of an archive that is not what the ledger says; pages from elsewhere change all the time."""
-        old = self.ledger.origin(wanted.key)
-        if old is None or old.sha256 == new.sha256 or not wanted.key.archive:
+        """Report a file that is not what it was when it was last fetched."""
+        old = wanted.earlier
+        if old is None or old.sha256 == new.sha256:
             return
         self.ledger.note_change(wanted.key, old, new, accepted=wanted.accept_changes)
         what = f"{new.url} is not the file it was: sha256 {new.sha256[:12]}…, before {old.sha256[:12]}… from {old.url}"

@@ -81,10 +81,10 @@ class Cache:
 
     def find(self, key: Key) -> Origin | None:
         """The origin of a file that is here, read whole and still what the ledger says; else None."""
+        place = self.place(key)
         origin = self.ledger.origin(key)
         if origin is None:
             return None
-        place = self.place(key)
         try:
             whole = place.stat().st_size == origin.n_bytes and file_sha256(place) == origin.sha256
         except OSError:

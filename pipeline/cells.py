@@ -119,9 +119,8 @@ def build_cell(
         A process of `executor` ended while cutting.
     """
     input_hash = cell.input_hash(survey.fingerprint())
-    marker = dataset / CELLS_FOLDER / f"{cell.cell_id}.json"
     total = len(cell.visits) * len(survey.thumbnails.bands)
-    finished = _finished(marker, input_hash, dataset)
+    finished = _finished(dataset, cell.cell_id, input_hash)
     if finished is not None and not (retry_missing and lacks_files(finished.skips)):
         if progress:
             progress(CellProgress(cell.cell_id, total, total, 0, sum(row["n_images"] for row in finished.objects)))
@@ -133,7 +132,7 @@ def build_cell(
             progress(CellProgress(cell.cell_id, harvest.done, total, harvest.bytes_fetched, harvest.thumbnails))
     _check_archives(cell, survey, harvest, archive)
     result = _write_objects(cell, survey, dataset, dataset_id, input_hash, harvest)
-    write_text(marker, result.model_dump_json() + "\n")
+    write_text(_marker(dataset, cell.cell_id), result.model_dump_json() + "\n")
     return result
 
 
@@ -144,20 +143,26 @@ def lacks_files(skips: Iterable[Mapping[str, str]]) -> int:
 
 def claims_done(dataset: Path, cell_id: str, input_hash: str) -> bool:
     """Whether there is a done-marker of these inputs; a build believes it only if its files are still the same."""
+    return _claim(dataset, cell_id, input_hash) is not None
+
+
+def _marker(dataset: Path, cell_id: str) -> Path:
+    return dataset / CELLS_FOLDER / f"{cell_id}.json"
+
+
+def _claim(dataset: Path, cell_id: str, input_hash: str) -> CellResult | None:
+    """The content of a cell's done-marker, if it is one of these inputs."""
     try:
-        marker = (dataset / CELLS_FOLDER / f"{cell_id}.json").read_bytes()
-        return CellResult.model_validate_json(marker).input_hash == input_hash
+        result = CellResult.model_validate_json(_marker(dataset, cell_id).read_bytes())
     except (OSError, ValidationError):
-        return False
-
-
-def _finished(marker: Path, input_hash: str, dataset: Path) -> CellResult | None:
-    """The marker's content if it is of these inputs and every file it lists is still what it was."""
-    try:
-        result = CellResult.model_validate_json(marker.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValidationError):
         return None
-    if result.input_hash != input_hash:
+    return result if result.input_hash == input_hash else None
+
+
+def _finished(dataset: Path, cell_id: str, input_hash: str) -> CellResult | None:
+    """The marker's content if it is of these inputs and every file it lists is still what it was."""
+    result = _claim(dataset, cell_id, input_hash)
+    if result is None:
         return None
     for row in result.objects:
         file = dataset / row["file"]

@@ -100,7 +100,7 @@ class PlanSummary:
     thumbnails: int
     cells: int
     cells_done: int
-    """Built by an earlier run; everything below `archives` is about the others."""
+    """Built by an earlier run. What is still to be fetched, cut and stored is about the others."""
     archives: dict[str, ArchiveCosts]
     """In the survey's order of preference."""
     fetch_gb: float

@@ -6,7 +6,6 @@ share; waiting for servers happens here.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,6 @@ from pipeline.partial import Part
 from pipeline.retrying import Transient, try_again
 from pipeline.transfer import NotModified, Terms, download, is_alive
 
-LOG: Final = logging.getLogger(__name__)
 OUTAGES_PER_FILE: Final = 3
 """A file whose attempts were used up in an outage of its server is given as many again, so often."""
 WAITS_PER_ATTEMPT: Final = 50
@@ -64,8 +62,8 @@ class Wanted:
     patience: Patience
     verify: bool
     """Read it whole and check it; without, only what is not known from before is."""
-    expected_sha256: str = ""
-    """What it was when it was last fetched; '' where that is not known or may change."""
+    earlier: Origin | None = None
+    """What it was when it was last fetched; None where that is not known or may change."""
     accept_changes: bool = True
     corrupt: set[str] = field(default_factory=set)
     """sha256 of what came whole and was refused: the same once more, and it lies so in the archive."""
@@ -188,7 +186,7 @@ class Mirrors:
 
     def _check(self, wanted: Wanted, origin: Origin, part: Part) -> None:
         """Read the whole file; a damaged one is worth another try unless it comes damaged in the same way."""
-        if not wanted.verify and wanted.expected_sha256 in ("", origin.sha256):
+        if not wanted.verify and (wanted.earlier is None or wanted.earlier.sha256 == origin.sha256):
             return
         try:
             check_file(part.path, PurePosixPath(wanted.key.path).name)

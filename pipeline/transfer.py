@@ -110,7 +110,7 @@ def download(client: httpx.Client, url: str, part: Part, terms: Terms) -> Origin
     headers = begun.range_headers() if begun else _conditions(url, terms.known)
     started = time.monotonic()
     try:
-        with _opened(client, url, headers, terms.timeout_s) as response:
+        with opened(client, url, headers, terms.timeout_s) as response:
             if response.status_code == httpx.codes.NOT_MODIFIED and terms.known and not begun:
                 raise NotModified(url, terms.known)
             if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and begun:
@@ -175,9 +175,11 @@ def _timestamp_s(value: str) -> float | None:
 
 
 @contextmanager
-def _opened(client: httpx.Client, url: str, headers: Mapping[str, str], timeout_s: float) -> Iterator[httpx.Response]:
+def opened(
+    client: httpx.Client, url: str, headers: Mapping[str, str], timeout_s: float, *, method: str = "GET"
+) -> Iterator[httpx.Response]:
     """The answer at the end of a few redirects, whose own bodies are left unread: they may be anything."""
-    request = client.build_request("GET", url, headers=headers, timeout=timeout_s)
+    request = client.build_request(method, url, headers=headers, timeout=timeout_s)
     for _ in range(MAX_REDIRECTS + 1):
         response = client.send(request, stream=True, follow_redirects=False)
         try:
@@ -200,12 +202,12 @@ def is_alive(client: httpx.Client, url: str) -> bool:
     """
     terms = Terms(1024, PROBE_TIMEOUT_S, check_magic(httpx.URL(url).path))
     try:
-        with _opened(client, url, {"Range": "bytes=0-1023"}, terms.timeout_s) as response:
+        with opened(client, url, {"Range": "bytes=0-1023"}, terms.timeout_s) as response:
             _check_status(response, url, terms, expect_range=True)
             head = next(_pieces(response, url, terms.timeout_s))
     except (ArchiveError, httpx.TransportError, *_LEADS_NOWHERE):
         return False
-    return not terms.check(head) and not head.lstrip().startswith(b"<")
+    return not (terms.check(head) or no_web_page(head))
 
 
 def _conditions(url: str, known: Origin | None) -> dict[str, str]:
@@ -318,6 +320,11 @@ def check_magic(name: str) -> Check:
 def anything(_head: bytes) -> str:
     """A check that lets every file pass."""
     return ""
+
+
+def no_web_page(head: bytes) -> str:
+    """A check that lets everything pass but a page of HTML: what a server that is out sends instead of a table."""
+    return f"a web page: {first_words(head)!r}" if head.lstrip()[:1] == b"<" else ""
 
 
 def first_words(body: bytes, length: int = 120) -> str:

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import httpx
 
 from pipeline.archive import USER_AGENT
-from pipeline.transfer import MAX_REDIRECTS, first_words, full_url
+from pipeline.transfer import first_words, full_url, no_web_page, opened
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class Answer:
             return f"status {self.status}: {first_words(self.body)}".rstrip(": ")
         if not self.body:
             return "an empty answer"
-        return f"a web page: {first_words(self.body)!r}" if self.body.lstrip()[:1] == b"<" else ""
+        return no_web_page(self.body)
 
 
 def ask(
@@ -63,8 +63,8 @@ def ask(
     headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
     try:
         with (
-            httpx.Client(timeout=WAIT_S, headers=headers, follow_redirects=True, max_redirects=MAX_REDIRECTS) as client,
-            client.stream(method, full_url(url, params)) as response,
+            httpx.Client(headers=headers) as client,
+            opened(client, full_url(url, params), {}, WAIT_S, method=method) as response,
         ):
             answered = time.monotonic()
             for piece in response.iter_raw():
@@ -73,7 +73,7 @@ def ask(
                     break
     except httpx.TimeoutException as error:
         raise NoAnswer(f"no answer within {WAIT_S:g} s") from error
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         raise NoAnswer(f"{type(error).__name__} {error}".rstrip()) from error
     return Answer(response.status_code, bytes(body[:max_bytes]), answered - started, time.monotonic() - answered)
 

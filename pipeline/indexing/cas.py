@@ -16,7 +16,7 @@ from pipeline.indexing.parts import Part, Reading
 from pipeline.indexing.sql import MAX_RUNS, Database, read_database
 from pipeline.retrying import Transient, try_again
 from pipeline.survey import CasIndex
-from pipeline.transfer import MAX_REDIRECTS, SERVER_LIMIT, first_words, may_pass, retry_after_s
+from pipeline.transfer import MAX_REDIRECTS, SERVER_LIMIT, first_words, may_pass, no_web_page, retry_after_s
 
 if TYPE_CHECKING:
     import requests
@@ -167,8 +167,8 @@ def _checked(response: requests.Response) -> bytes | None:
     if response.status_code != 200:
         error = ArchiveError(f"{url} answered with status {response.status_code}: {first_words(content)}")
         raise Transient(error, retry_after_s(response.headers)) if may_pass(response.status_code) else error
-    if content.lstrip()[:1] == b"<":
-        raise Transient(BadPayload(f"{url} gave a web page: {first_words(content)!r}"))
+    if wrong := no_web_page(content):
+        raise Transient(BadPayload(f"{url} gave {wrong}"))
     if not content:
         raise Transient(BadPayload(f"{url} gave an empty answer"))
     return content

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.bands import BANDS
 from pipeline.exposures import ExposureIndex
 
+NMGY_PER_MAGGY: Final = 1e9
 STRIPE82_NODE_DEG: Final = 95.0
 STRIPE82_INCL_DEG: Final = 0.0
 """Great circle of Stripe 82, the equator: mu = RA and nu = Dec."""

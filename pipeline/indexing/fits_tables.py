@@ -18,14 +18,12 @@ from pipeline.bands import BANDS
 from pipeline.errors import ExposureIndexError, FrameError
 from pipeline.exposures import ExposureIndex, R
 from pipeline.fitsfile import open_fits
-from pipeline.indexing.columns import known_bits, known_sky
+from pipeline.indexing.columns import NMGY_PER_MAGGY, known_bits, known_sky
 from pipeline.indexing.parts import Part, Reading
 from pipeline.naming import photofield_path, tsfield_path
 from pipeline.survey import PhotoFieldIndex, TsFieldIndex
 
 _KEYS: Final = ("run", "rerun", "camcol", "field", "quality")
-NMGY_PER_MAGGY: Final = 1e9
-"""tsField has the sky in maggies/arcsec², photoField in nanomaggies/arcsec²."""
 
 
 def read_photofields(source: PhotoFieldIndex, reading: Reading) -> list[Part]:
@@ -112,11 +110,13 @@ def _tsfield(file: Path, archive: str, key: tuple[int, int, int, int]) -> Exposu
             raise ValueError(f"it says run, rerun, camcol, field = {found} in {len(rows)} rows")
         values = zip(_KEYS, (*found, rows["quality"][0]), strict=True)
         keys: dict[str, NDArray[Any]] = {name: np.array([value], dtype=np.int32) for name, value in values}
+        # tsField has the sky in maggies/arcsec², photoField in nanomaggies/arcsec².
+        sky_nmgy = NMGY_PER_MAGGY * np.asarray(rows["sky"], dtype=np.float64).reshape(1, len(BANDS))
         none = np.zeros((1, len(BANDS)), dtype=np.int32)
         return ExposureIndex(
             archive=np.array([archive]),
             **keys,
-            sky_N5=known_sky(NMGY_PER_MAGGY * np.asarray(rows["sky"], dtype=np.float64).reshape(1, len(BANDS))),
+            sky_N5=known_sky(sky_nmgy),
             image_status_N5=none,
             calib_status_N5=none,
             **_common_columns(header, rows, f_name="f"),

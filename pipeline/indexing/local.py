@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pipeline.archive import Fetched
 from pipeline.indexing.parts import Reading
-from pipeline.transfer import first_words
+from pipeline.transfer import no_web_page
 
 WEB: Final = ("http", "https")
 
@@ -27,7 +27,7 @@ def fetch_source(source: str, reading: Reading, max_mb: float) -> tuple[Fetched,
         It cannot be had.
     """
     file = reading.archive.fetch_url(
-        source, _place(source, reading), max_mb=max_mb, refresh=bool(reading.known), check=_no_web_page
+        source, _place(source, reading), max_mb=max_mb, refresh=bool(reading.known), check=no_web_page
     )
     return file, servers_of(source)
 
@@ -40,7 +40,3 @@ def forget_source(source: str, reading: Reading) -> None:
 
 def _place(source: str, reading: Reading) -> str:
     return f"index/{reading.config.name}/{PurePosixPath(urlsplit(source).path).name or 'table'}"
-
-
-def _no_web_page(head: bytes) -> str:
-    return f"a web page: {first_words(head)!r}" if head.lstrip()[:1] == b"<" else ""

@@ -7,10 +7,11 @@ from typing import Final
 
 from pipeline.archive import Archive
 from pipeline.errors import ArchiveError
+from pipeline.indexing.columns import NMGY_PER_MAGGY
 from pipeline.indexing.parts import Part, Reading
 from pipeline.indexing.sql import Database, read_database
 from pipeline.survey import SkyServerIndex
-from pipeline.transfer import SERVER_LIMIT, first_words
+from pipeline.transfer import SERVER_LIMIT, no_web_page
 
 MAX_ROWS: Final = 100_000
 """SkyServer stops here without a word (DR7 limit)."""
@@ -20,8 +21,6 @@ COADDS: Final = (106, 206)
 """Not runs but the co-added images of many, which the database has beside them."""
 THINK_S: Final = 120.0
 """The server itself gives a query 90 s."""
-NMGY_PER_MAGGY: Final = 1e9
-"""DR7's `Field` has the sky in maggies/arcsec²."""
 
 
 def read_skyserver(source: SkyServerIndex, reading: Reading) -> list[Part]:
@@ -37,7 +36,7 @@ def read_skyserver(source: SkyServerIndex, reading: Reading) -> list[Part]:
         ask=ask,
         max_rows=MAX_ROWS,
         usual_rows=USUAL_ROWS,
-        sky_unit_nmgy=NMGY_PER_MAGGY,
+        sky_unit_nmgy=NMGY_PER_MAGGY,  # DR7's `Field` has the sky in maggies/arcsec²
         where=f"run NOT IN ({','.join(map(str, COADDS))}) AND",
     )
     return read_database(database, [f"run BETWEEN {source.first_run} AND {source.last_run}"], reading)
@@ -62,4 +61,4 @@ def _not_a_table(head: bytes) -> str:
     """Check of a download: an outage or error page instead of a table."""
     if SERVER_LIMIT.encode() in head:
         return SERVER_LIMIT
-    return f"a web page: {first_words(head)!r}" if head.lstrip()[:1] == b"<" else ""
+    return no_web_page(head)
