@@ -1,4 +1,4 @@
-"""From counts to nanomaggies: field calibration tables, detector noise and the sky of a frame.
+"""From counts to nanomaggies: field calibration tables and detector noise.
 
 Sources: photoField and tsField data models
 (https://data.sdss.org/datamodel/files/BOSS_PHOTOOBJ/RERUN/RUN/photoField.html,
@@ -8,56 +8,22 @@ https://classic.sdss.org/dr7/dm/flatFiles/tsField.html) and the DR7 flux calibra
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import sep
 from astropy.io import fits
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from pipeline.astrometry import AsTrans
 from pipeline.bands import BANDS
 from pipeline.errors import FrameError
 from pipeline.fitsfile import open_fits
+from pipeline.frame import FieldCalibration
 from pipeline.naming import FrameId
 
 EXPOSURE_S = 53.907456
 """Effective exposure of a drift scan; DR7 zero points refer to counts per this many seconds."""
-SKY_MESH_PX = 256
-"""Mesh of the sky model, 1.7′: wide enough not to eat a galaxy, narrow enough for scattered light."""
-SOURCE_SMOOTHING_PX = 5
-SOURCE_SIGMA = 3.0
-SOURCE_GROWTH_PX = 3
-"""A source is what stands 3 σ out of the 5 × 5 px mean, grown by 3 px."""
-DITHER_SEED = 0
-
-
-class ZeropointSource(IntEnum):
-    """Where a frame's zero point comes from."""
-
-    FRAME = 1
-    TSFIELD = 2
-
-
-@dataclass(frozen=True, slots=True)
-class FieldCalibration:
-    """What the survey's own field table says of one frame."""
-
-    gain_e_per_count: float
-    dark_variance_counts2: float
-    nmgy_per_count: float
-    psf_fwhm_arcsec: float
-    sky_nmgy_arcsec2: float
-    airmass: float
-    quality: int
-    mjd_tai_row0: float
-    astrometry: AsTrans | None = None
-    """The full solution, where the table has it in double precision (tsField)."""
-
 
 _LARGEST: Final = float(np.finfo(np.float32).max)
 _ABOVE_ZERO: Final = float(np.finfo(np.float32).tiny)
@@ -84,10 +50,10 @@ def read_calibration(path: Path, frame: FrameId) -> FieldCalibration:
     """
     with open_fits(path, f"a readable calibration table of frame {frame}") as hdus:
         if frame.layout == "sas-dr8":
-            calibration = _photofield(hdus[1].data, frame, path)
+            calibration = _photofield(hdus[1].table, frame, path)
         else:
             _check_header(hdus[0].header, frame, path)
-            calibration = _tsfield(hdus[0].header, hdus[1].data, frame, path)
+            calibration = _tsfield(hdus[0].header, hdus[1].table, frame, path)
         _check_values(calibration, frame, path)
         return calibration
 
@@ -106,28 +72,28 @@ def _check_header(header: fits.Header, frame: FrameId, path: Path) -> None:
         raise FrameError(f"{path.name} says run, camcol, rerun {found}, its name says {frame}")
 
 
-def _photofield(table: fits.FITS_rec, frame: FrameId, path: Path) -> FieldCalibration:
+def _photofield(table: NDArray[np.void], frame: FrameId, path: Path) -> FieldCalibration:
     match = (
-        (table["RUN"] == frame.run)
-        & (table["CAMCOL"] == frame.camcol)
-        & (table["FIELD"] == frame.field)
-        & (np.char.strip(table["RERUN"].astype(str)) == str(frame.rerun))
+        (table["run"] == frame.run)
+        & (table["camcol"] == frame.camcol)
+        & (table["field"] == frame.field)
+        & (np.char.strip(table["rerun"]) == str(frame.rerun).encode())
     )
     row = _only_row(table, match, frame, path)
     band = BANDS.index(frame.band)
     return FieldCalibration(
-        gain_e_per_count=float(row["GAIN"][band]),
-        dark_variance_counts2=float(row["DARK_VARIANCE"][band]),
-        nmgy_per_count=float(row["NMGYPERCOUNT"][band]),
-        psf_fwhm_arcsec=float(row["PSF_WIDTH"][band]),
-        sky_nmgy_arcsec2=float(row["SKY"][band]),
-        airmass=float(row["AIRMASS"][band]),
-        quality=int(row["QUALITY"]),
-        mjd_tai_row0=float(row["MJD"][band]),
+        gain_e_per_count=float(row["gain"][band]),
+        dark_variance_counts2=float(row["dark_variance"][band]),
+        nmgy_per_count=float(row["nmgypercount"][band]),
+        psf_fwhm_arcsec=float(row["psf_width"][band]),
+        sky_nmgy_arcsec2=float(row["sky"][band]),
+        airmass=float(row["airmass"][band]),
+        quality=int(row["quality"]),
+        mjd_tai_row0=float(row["mjd"][band]),
     )
 
 
-def _tsfield(header: fits.Header, table: fits.FITS_rec, frame: FrameId, path: Path) -> FieldCalibration:
+def _tsfield(header: fits.Header, table: NDArray[np.void], frame: FrameId, path: Path) -> FieldCalibration:
     row = _only_row(table, table["field"] == frame.field, frame, path)
     band = BANDS.index(frame.band)
     airmass = float(row["airmass"][band])
@@ -142,15 +108,18 @@ def _tsfield(header: fits.Header, table: fits.FITS_rec, frame: FrameId, path: Pa
         airmass=airmass,
         quality=int(row["quality"]),
         mjd_tai_row0=float(row["mjd"][band]),
-        astrometry=AsTrans.of_table(float(header["NODE"]), float(header["INCL"]), lambda name: float(row[name][band])),
+        astrometry=AsTrans.of_table(
+            float(header["NODE"]), float(header["INCL"]), lambda name: float(row[name.lower()][band])
+        ),
     )
 
 
-def _only_row(table: fits.FITS_rec, match: NDArray[np.bool_], frame: FrameId, path: Path) -> fits.FITS_record:
+def _only_row(table: NDArray[np.void], match: NDArray[np.bool_], frame: FrameId, path: Path) -> np.void:
     found = np.flatnonzero(match)
     if len(found) != 1:
         raise FrameError(f"{path.name} has {len(found)} rows of field {frame}, expected one")
-    return table[int(found[0])]
+    row: np.void = table[int(found[0])]
+    return row
 
 
 def variance_nmgy2(
@@ -163,21 +132,3 @@ def variance_nmgy2(
     electrons_YX = np.maximum(counts_YX, 0)
     noise_YX = electrons_YX / np.float32(calibration.gain_e_per_count) + np.float32(calibration.dark_variance_counts2)
     return np.asarray(noise_YX * np.square(nmgy_per_count, dtype=np.float32), dtype=np.float32)
-
-
-def sky_counts(counts_YX: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Smooth sky of a whole frame [counts], its sources masked out.
-
-    Two passes of Source Extractor's background. Between them, sources are found on a smoothed image:
-    a cut on single pixels would also cut the bright half of the noise and bias the sky low. Counts are
-    whole numbers, whose median is one too; dithering them by less than one count keeps Source
-    Extractor's mode from jumping by a tenth of the noise (3 % of a 20th magnitude star in 3″).
-    """
-    first = sep.Background(counts_YX, bw=SKY_MESH_PX, bh=SKY_MESH_PX)
-    smooth_YX = ndimage.uniform_filter(counts_YX - first.back(dtype=np.float32), SOURCE_SMOOTHING_PX)
-    threshold = SOURCE_SIGMA * first.globalrms / SOURCE_SMOOTHING_PX
-    sources_YX = ndimage.binary_dilation(smooth_YX > threshold, iterations=SOURCE_GROWTH_PX)
-    dither_YX = np.random.default_rng(DITHER_SEED).random(counts_YX.shape, dtype=np.float32)
-    dithered_YX = counts_YX + dither_YX - np.float32(0.5)
-    second = sep.Background(dithered_YX, mask=sources_YX, bw=SKY_MESH_PX, bh=SKY_MESH_PX)
-    return np.asarray(second.back(dtype=np.float32))

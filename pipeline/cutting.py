@@ -98,6 +98,6 @@ def cut_frame(job: FrameJob) -> FrameCut:
         "bytes": job.frame_file.n_bytes,
         "psf_fwhm_arcsec": frame.calibration.psf_fwhm_arcsec,
         "sky_nmgy_arcsec2": frame.calibration.sky_nmgy_arcsec2,
-        "mjd_tai": float(frame.mjd_tai(frame.image_YX.shape[0] / 2)),
+        "mjd_tai": float(frame.mjd_tai(frame.pixels.shape[0] / 2)),
     }
     return FrameCut(frame=job.frame, records=records, row=row)

@@ -13,18 +13,19 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from pipeline.compressed import read_bytes
 from pipeline.errors import FrameError, PipelineError
+from pipeline.hdus import Hdu, split_hdus
 
 MAX_WORDS = 200
 """Length of astropy's own words in a message; it can go on for pages."""
 
 
 @contextmanager
-def open_fits(path: Path, what: str, *, name: str = "") -> Iterator[fits.HDUList]:
+def open_fits(path: Path, what: str, *, name: str = "") -> Iterator[tuple[Hdu, ...]]:
     """Give the HDUs of a FITS file, compressed or not, for reading; `what` says what it must be, with its article.
 
     `name` is what the archive calls it, where the file itself has a temporary name.
 
-    Bad cards make astropy fail in a dozen ways, some only when a card or column is first touched, so
+    Bad cards make their reader fail in a dozen ways, some only when a card or column is first touched, so
     that every exception of the body counts as the file's fault.
 
     Raises
@@ -33,8 +34,8 @@ def open_fits(path: Path, what: str, *, name: str = "") -> Iterator[fits.HDUList
         The file cannot be read, or the body could not use what it found. Errors of this package pass as they are.
     """
     name = name or path.name
-    with blaming(f"{name} is not {what}", FrameError), parse_fits(read_bytes(path, name=name)) as hdus:
-        yield hdus
+    with blaming(f"{name} is not {what}", FrameError):
+        yield split_hdus(read_bytes(path, name=name))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Sources: data models of frame, photoField (https://data.sdss.org/datamodel/), fp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,7 @@ from pipeline.bands import FRAME_MINUS_FIELD
 from pipeline.compressed import read_bytes
 from pipeline.errors import FrameError
 from pipeline.fitsfile import open_fits
+from pipeline.hdus import Hdu
 from pipeline.naming import ArchiveName, parse_archive_name
 
 SHAPE: Final = (1489, 2048)
@@ -44,7 +46,7 @@ def check_file(file: Path, name: str) -> None:
         read_bytes(file, name=name)
 
 
-def check_identity(hdus: fits.HDUList, name: str, *, rerun: int | None = None) -> None:
+def check_identity(hdus: Sequence[Hdu], name: str, *, rerun: int | None = None) -> None:
     """Compare what an opened file says of itself with its `name`, and with `rerun` where that is known; images with
     the size that all have.
 
@@ -64,19 +66,20 @@ def check_identity(hdus: fits.HDUList, name: str, *, rerun: int | None = None) -
         raise FrameError(f"{name} has {hdus[0].shape} pixels, expected {SHAPE}: not a whole SDSS frame")
 
 
-def _said(hdus: fits.HDUList, expected: ArchiveName) -> list[tuple[str, int | str]]:
+def _said(hdus: Sequence[Hdu], expected: ArchiveName) -> list[tuple[str, int | str]]:
     """Run, camcol and, where such a file tells them, rerun, field and band; a frame tells some of them twice."""
     header = hdus[0].header
     match expected.kind:
         case "frame":
-            row = hdus[3].data[0]
-            return [*_image(header, expected), ("band", str(row["FILTER"]).strip()), *_numbers(row, "RERUN", "FIELD")]
+            row = hdus[3].table[0]
+            band = row["filter"].decode().strip()
+            return [*_image(header, expected), ("band", band), *_numbers(row, "rerun", "field")]
         case "fpC":
             return _image(header, expected)
         case "photoField":
             return _numbers(header, "RUN", "CAMCOL")
         case "tsField":
-            return [*_numbers(header, "RUN", "CAMCOL", "RERUN"), ("field", int(hdus[1].data["field"][0]))]
+            return [*_numbers(header, "RUN", "CAMCOL", "RERUN"), *_numbers(hdus[1].table[0], "field")]
         case "psField" | "fpM":
             return _numbers(header, "RUN", "CAMCOL", "FIELD")
 

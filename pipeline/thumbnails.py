@@ -15,7 +15,7 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipeline.frames import Frame
+from pipeline.frame import Frame
 from pipeline.sequences import MaskBit
 from pipeline.survey import ThumbnailConfig
 
@@ -128,23 +128,24 @@ def _resample(
     matrix, offset = affine_23[:, :2], affine_23[:, 2]
     rows, columns = np.indices((config.size, config.size))
     y_HW, x_HW = (m[0] * rows + m[1] * columns + m[2] for m in affine_23)
-    height, width = frame.image_YX.shape
+    height, width = frame.pixels.shape
     uncovered_HW = (y_HW < -0.5) | (y_HW > height - 0.5) | (x_HW < -0.5) | (x_HW > width - 0.5)
-    mask_HW = _neighbours_mask(frame.mask_YX, y_HW, x_HW)
-    mask_HW[uncovered_HW] = MaskBit.UNCOVERED
     if uncovered_HW.all():
         nothing = np.full(uncovered_HW.shape, np.nan, dtype=np.float32)
-        return nothing, nothing.copy(), mask_HW
+        return nothing, nothing.copy(), np.full(uncovered_HW.shape, MaskBit.UNCOVERED, dtype=np.uint8)
 
     area = abs(np.linalg.det(matrix))
     top, left, crop = _crop(y_HW, x_HW, (height, width))
     start = offset - (top, left)
+    window = frame.pixels.window(*crop)
+    mask_HW = _neighbours_mask(window.mask_YX, y_HW - top, x_HW - left)
+    mask_HW[uncovered_HW] = MaskBit.UNCOVERED
     planes = []
     for plane_YX, order, scale in (
-        (frame.image_YX, SPLINE_ORDER[config.kernel], area),
-        (frame.variance_YX, 1, area**2),
+        (window.image_YX, SPLINE_ORDER[config.kernel], area),
+        (window.variance_YX, 1, area**2),
     ):
-        patch = plane_YX[crop].astype(np.float64)
+        patch = plane_YX.astype(np.float64)
         out_HW = ndimage.affine_transform(patch, matrix, start, uncovered_HW.shape, order=order, mode="mirror")
         out_HW *= scale
         out_HW[uncovered_HW] = np.nan

@@ -82,7 +82,7 @@ def _part(path: str, reading: Reading, read: Callable[[Path], ExposureIndex]) ->
 def _photofield(file: Path, archive: str, key: tuple[int, int, int]) -> ExposureIndex:
     """All fields of (run, rerun, camcol) = `key`."""
     with open_fits(file, "a photoField table") as hdus:
-        header, rows = hdus[0].header, hdus[1].data
+        header, rows = hdus[0].header, hdus[1].table
 
         def integers(name: str) -> NDArray[np.int32]:
             return np.asarray(rows[name]).astype(np.int32)
@@ -104,7 +104,7 @@ def _photofield(file: Path, archive: str, key: tuple[int, int, int]) -> Exposure
 def _tsfield(file: Path, archive: str, key: tuple[int, int, int, int]) -> ExposureIndex:
     """One field, which must be (run, rerun, camcol, field) = `key`."""
     with open_fits(file, "the tsField table of that field") as hdus:
-        header, rows = hdus[0].header, hdus[1].data
+        header, rows = hdus[0].header, hdus[1].table
         found = (int(header["RUN"]), int(header["RERUN"]), int(header["CAMCOL"]), int(rows["field"][0]))
         if found != key or len(rows) != 1:
             raise ValueError(f"it says run, rerun, camcol, field = {found} in {len(rows)} rows")
@@ -123,8 +123,8 @@ def _tsfield(file: Path, archive: str, key: tuple[int, int, int, int]) -> Exposu
         )
 
 
-def _common_columns(header: fits.Header, rows: fits.FITS_rec, *, f_name: str) -> dict[str, NDArray[Any]]:
-    """What photoField and tsField spell alike (astropy's column names ignore case), in r where it depends on the band.
+def _common_columns(header: fits.Header, rows: NDArray[np.void], *, f_name: str) -> dict[str, NDArray[Any]]:
+    """What photoField and tsField spell alike (column names are in lower case), in r where it depends on the band.
 
     NODE and INCL are those of the table's own header: the ones that its a to f were fitted with.
     """

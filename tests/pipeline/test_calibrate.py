@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +15,9 @@ from pipeline import fitsfile
 from pipeline.bands import BANDS
 from pipeline.calibrate import read_calibration
 from pipeline.errors import FrameError
-from pipeline.frames import SHAPE, read_frame
+from pipeline.frames import read_frame
+from pipeline.hdus import split_hdus
+from pipeline.identity import SHAPE
 from pipeline.masks import _paint, read_mask
 from pipeline.naming import FrameId, calibration_path, frame_path, mask_path
 from pipeline.sequences import MaskBit
@@ -77,11 +79,19 @@ def test_the_refusal_names_file_column_and_value(tiny_archive: Path, tmp_path: P
 def test_a_span_outside_the_image_flags_nothing() -> None:
     """Spans are relative to the row and column in the plane: left of the image, across its edge, inside it."""
     spans = np.array([(100, 10, 20), (101, 25, 35), (102, 40, 50)], dtype=">u2").view("u1").ravel()
-    plane = np.rec.fromarrays([np.array([0]), np.array([30]), np.empty(1, object)], names="row0,col0,s")
-    plane["s"][0] = spans
-    names = np.rec.fromarrays([np.array(["S_MASK_SATUR"]), np.array([0])], names="attributeName,Value")
-    hdus = [SimpleNamespace(data=data) for data in (None, plane, names)]
-    mask = _paint(hdus, SHAPE)  # type: ignore[arg-type]
+    columns = [
+        fits.Column("row0", "J", array=[0]),
+        fits.Column("col0", "J", array=[30]),
+        fits.Column("s", "PB()", array=np.array([spans], dtype=object)),
+    ]
+    names = [
+        fits.Column("attributeName", "31A", array=["S_MASK_SATUR"]),
+        fits.Column("Value", "J", array=[0]),
+    ]
+    file = BytesIO()
+    tables = [fits.BinTableHDU.from_columns(table) for table in (columns, names)]
+    fits.HDUList([fits.PrimaryHDU(), *tables]).writeto(file)
+    mask = _paint(split_hdus(file.getvalue()), SHAPE)
     expected = np.zeros(SHAPE, dtype=np.uint8)
     expected[101, :6] = expected[102, 10:21] = MaskBit.SATUR
     np.testing.assert_array_equal(mask, expected)

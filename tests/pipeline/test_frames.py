@@ -16,13 +16,16 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from pipeline.bands import BANDS
-from pipeline.calibrate import read_calibration, sky_counts
+from pipeline.calibrate import read_calibration
 from pipeline.compressed import read_bytes
 from pipeline.errors import FrameError
-from pipeline.frames import Frame, read_frame
+from pipeline.frame import Frame
+from pipeline.frame_dr8 import Dr8Pixels
+from pipeline.frames import read_frame
 from pipeline.identity import check_file
 from pipeline.masks import PLANES, read_mask
 from pipeline.naming import FrameId, calibration_path, frame_path, mask_path
+from pipeline.sky import sky_counts
 
 LEGACY = FrameId("sas-dr8", 94, 301, 1, 12, "r")
 SEASON = FrameId("das-dr7", 6377, 40, 4, 399, "r")
@@ -43,9 +46,10 @@ def read(real_data: Path, frame: FrameId) -> Frame:
 def test_noise_of_the_sky_is_the_variance_that_the_frame_claims(real_data: Path, frame: FrameId) -> None:
     """Differences of neighbouring pixels, free of sources and gradients, scatter by the variance model to 12 %."""
     opened = read(real_data, frame)
-    difference = (opened.image_YX[:, 1::2] - opened.image_YX[:, ::2]) / np.sqrt(2)
+    window = opened.whole()
+    difference = (window.image_YX[:, 1::2] - window.image_YX[:, ::2]) / np.sqrt(2)
     measured = 1.4826 * np.median(np.abs(difference))
-    assert measured == pytest.approx(np.sqrt(np.median(opened.variance_YX)), rel=0.12)
+    assert measured == pytest.approx(np.sqrt(np.median(window.variance_YX)), rel=0.12)
 
 
 @pytest.mark.real
@@ -56,20 +60,22 @@ def test_frame_counts_come_back_as_whole_numbers(real_data: Path) -> None:
     gain, dark = (calibration := read_calibration(table, LEGACY)).gain_e_per_count, calibration.dark_variance_counts2
     with fits.open(image) as hdus:
         nmgy_per_count = hdus[1].data
-    counts = (opened.variance_YX / nmgy_per_count**2 - dark) * gain
+    counts = (opened.whole().variance_YX / nmgy_per_count**2 - dark) * gain
     assert np.median(np.abs(counts - np.rint(counts))) < 0.01
 
 
 @pytest.mark.real
 def test_frame_sky_is_the_interpolation_that_the_data_model_prescribes(real_data: Path) -> None:
     """Against scipy's bilinear interpolation with clamped edges, at every pixel."""
-    from pipeline.frames import _frame_sky
-
-    with fits.open(files_of(real_data, LEGACY)[0]) as hdus:
+    image, table, _ = files_of(real_data, LEGACY)
+    pixels = read_frame(image, table, None, rerun=301).pixels
+    assert isinstance(pixels, Dr8Pixels)
+    with fits.open(image) as hdus:
         row = hdus[2].data[0]
         y, x = np.meshgrid(row["YINTERP"], row["XINTERP"], indexing="ij")
         expected = ndimage.map_coordinates(row["ALLSKY"].astype(float), [y, x], order=1, mode="nearest")
-        np.testing.assert_allclose(_frame_sky(row), expected, rtol=1e-5)
+    found = pixels.sky.counts(slice(0, 1489), slice(0, 2048))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.real

@@ -8,8 +8,8 @@ import pytest
 from astropy.wcs import WCS
 
 from pipeline.astrometry import HeaderSolution
-from pipeline.calibrate import FieldCalibration, ZeropointSource
-from pipeline.frames import SHAPE, Frame
+from pipeline.frame import ArrayPixels, FieldCalibration, Frame, ZeropointSource
+from pipeline.identity import SHAPE
 from pipeline.naming import FrameId
 from pipeline.sequences import MaskBit
 from pipeline.survey import ThumbnailConfig
@@ -38,9 +38,9 @@ def sdss_wcs(*, swapped: bool = False, turn_deg: float = 0.0) -> WCS:
 def make_frame(image_YX: np.ndarray, wcs: WCS) -> Frame:
     return Frame(
         id=FrameId("das-dr7", 6377, 40, 4, 399, "r"),
-        image_YX=image_YX.astype(np.float32),
-        variance_YX=np.full(SHAPE, 0.04, dtype=np.float32),
-        mask_YX=np.zeros(SHAPE, dtype=np.uint8),
+        pixels=ArrayPixels(
+            image_YX.astype(np.float32), np.full(SHAPE, 0.04, dtype=np.float32), np.zeros(SHAPE, dtype=np.uint8)
+        ),
         solution=HeaderSolution(wcs),
         tai_row0_s=53998.25 * 86400,
         row_clock_s=0.026322,
@@ -116,7 +116,7 @@ def test_fast_path_equals_reproject_to_1e_4_of_the_peak() -> None:
         config = ThumbnailConfig(kernel=kernel)
         cut = cut_thumbnails(frame, world[:, 0], world[:, 1], config)
         for target, (ra_deg, dec_deg) in enumerate(world):
-            reference = reference_image(frame.image_YX, wcs, ra_deg, dec_deg, config)
+            reference = reference_image(frame.whole().image_YX, wcs, ra_deg, dec_deg, config)
             assert np.abs(cut.image_THW[target] - reference).max() < 1e-4 * reference.max()
 
 
@@ -156,7 +156,7 @@ def test_edges_are_nan_flagged_and_counted() -> None:
 def test_a_single_flagged_pixel_is_never_lost(x: float, y: float) -> None:
     """Whatever the sub-pixel phase, it flags the thumbnail pixels it touches, and only these."""
     frame = make_frame(np.ones(SHAPE), sdss_wcs())
-    frame.mask_YX[700, 900] = MaskBit.SATUR | MaskBit.INTERP
+    frame.whole().mask_YX[700, 900] = MaskBit.SATUR | MaskBit.INTERP
     mask_HW = cut_at(frame, x, y).mask_THW[0]
     flagged = np.argwhere(mask_HW > 0)
     assert set(mask_HW[mask_HW > 0]) == {MaskBit.SATUR | MaskBit.INTERP}

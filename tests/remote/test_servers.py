@@ -17,7 +17,8 @@ from pipeline.archive import Archive, Patience
 from pipeline.doctor.asking import NoAnswer, ask
 from pipeline.doctor.releases import REAL_RELEASES, release_checks
 from pipeline.errors import PipelineError
-from pipeline.frames import Frame, read_frame
+from pipeline.frame import Frame
+from pipeline.frames import read_frame
 from pipeline.naming import FrameId, calibration_path, frame_path, mask_path
 from pipeline.survey import SkyServerIndex, load_survey
 
