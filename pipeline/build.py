@@ -57,7 +57,7 @@ from pipeline.survey import SurveyConfig
 from pipeline.version import software_versions
 
 VERSION_DIGITS = 12
-PIPELINE_VERSION = 1
+PIPELINE_VERSION = 2
 """Raised whenever the same inputs give other thumbnails; part of every dataset id."""
 
 

@@ -83,6 +83,7 @@ def cut_frame(job: FrameJob) -> FrameCut:
             "image": cut.image_THW[t],
             "variance": cut.variance_THW[t],
             "mask": cut.mask_THW[t],
+            "noise_factor": float(cut.noise_factor_T[t]),
             "coverage": float(cut.coverage_T[t]),
             "x_pix": float(cut.x_pix_T[t]),
             "y_pix": float(cut.y_pix_T[t]),

@@ -36,7 +36,8 @@ def aperture_fluxes(
     Parameters
     ----------
     image_MHW, variance_MHW
-        Flux per pixel [nMgy], sky-subtracted, and its variance [nMgy²]; NaN where not covered.
+        Flux per pixel [nMgy], sky-subtracted, and the variance of independent pixels [nMgy²]
+        (`Sequence.independent_variance`); NaN where not covered.
     mask_MHW
         Bits of `MaskBit`.
     bad

@@ -1,4 +1,4 @@
-"""The per-object image sequence: HDF5 schema version 1, written whole, read with checks.
+"""The per-object image sequence: HDF5 schema version 2, written whole, read with checks.
 
 `docs/format.md` describes the file for readers without this package. Free of astropy, so that
 training machines can read it.
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pipeline.atomic import replacing
 from pipeline.errors import PipelineError, SequenceError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 MAX_IMAGES: Final = 100_000
 MAX_SIZE: Final = 512
 """Largest height and width [px]."""
@@ -56,7 +56,8 @@ class Column:
 
 COLUMNS: Final[dict[str, Column]] = {
     "image": Column("<f4", 3, "nanomaggy", "sky-subtracted flux per pixel; NaN where the frame does not cover"),
-    "variance": Column("<f4", 3, "nanomaggy2", "variance of image from photon and detector noise"),
+    "variance": Column("<f4", 3, "nanomaggy2", "variance of each pixel from photon and detector noise"),
+    "noise_factor": Column("<f4", 1, "", "variance over that of independent pixels, as summed apertures need it"),
     "mask": Column("|u1", 3, "", "bits: 1 INTERP, 2 SATUR, 4 CR, 8 GHOST, 16 UNCOVERED"),
     "band_id": Column("|u1", 1, "", "1 u, 2 g, 3 r, 4 i, 5 z"),
     "mjd_tai": Column("<f8", 1, "d", "MJD (TAI) of the middle of the exposure at the object's row"),
@@ -96,6 +97,7 @@ class Sequence:
     software_version: str
     image: NDArray[np.float32]
     variance: NDArray[np.float32]
+    noise_factor: NDArray[np.float32]
     mask: NDArray[np.uint8]
     band_id: NDArray[np.uint8]
     mjd_tai: NDArray[np.float64]
@@ -116,6 +118,14 @@ class Sequence:
 
     def __len__(self) -> int:
         return len(self.band_id)
+
+    @property
+    def independent_variance(self) -> NDArray[np.float32]:
+        """What the variance of each pixel would be without the correlation that resampling makes [nMgy²].
+
+        The variance of a sum over many pixels, as of an aperture, is the sum over these.
+        """
+        return self.variance / self.noise_factor[:, None, None]
 
     def problems(self) -> list[str]:
         """What contradicts the schema, in words; empty when all is well."""
@@ -139,6 +149,8 @@ class Sequence:
             found.append("image is not NaN exactly where mask says UNCOVERED and finite elsewhere")
         if (self.variance < 0).any():
             found.append("variance is negative somewhere")
+        if not (uncovered.all(axis=(1, 2)) | (self.noise_factor > 0)).all():
+            found.append("noise_factor is not positive where the frame covers")
         if not (uncovered | np.isfinite(self.variance)).all():
             found.append("variance is not finite where the frame covers")
         return found
@@ -186,7 +198,7 @@ def read_sequence(path: Path) -> Sequence:
     Raises
     ------
     SequenceError
-        The file is missing, is not HDF5, or is not of schema version 1; the message says what is wrong.
+        The file is missing, is not HDF5, or is not of this schema version; the message says what is wrong.
     """
     try:
         with h5py.File(path, "r") as file:

@@ -7,23 +7,29 @@ between nights are the sky's. T targets, H × W pixels of the thumbnail; Y × X 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from pipeline.frame import Frame
+from pipeline import spline
+from pipeline.frame import Frame, Window
 from pipeline.sequences import MaskBit
 from pipeline.survey import ThumbnailConfig
 
 Floats = NDArray[np.float64]
 
-SPLINE_ORDER: Final = {"nearest": 0, "bilinear": 1, "cubic": 3, "quintic": 5}
-SPLINE_REACH_PX: Final = 20
-"""The quintic prefilter's memory: its pole 0.43 to the 20th power is 5e-8 of the peak."""
+MAX_AFFINE_PX: Final = 64
+"""Largest thumbnail whose pixels are placed by an affine map; beyond, the camera's distortion is felt."""
+MASK_REACH: Final = 0.01
+"""A pixel carries the bits of every flagged one that has more than this weight in it."""
+NOISE_TAPS: Final = slice(1, 9)
+"""Of the cardinal spline's ten: what is left out is 6e-4 of the variance at most."""
+NOT_INTERPOLATED: Final = MaskBit.SATUR | MaskBit.UNCOVERED
+"""Pixels whose values would ring through the kernel. The survey has interpolated over cosmic rays and bad columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +39,10 @@ class Thumbnails:
     image_THW: NDArray[np.float32]
     """Flux per output pixel [nMgy]; NaN where the frame does not cover."""
     variance_THW: NDArray[np.float32]
-    """[nMgy²]; NaN where the frame does not cover."""
+    """Of each pixel by itself [nMgy²]; NaN where the frame does not cover."""
     mask_THW: NDArray[np.uint8]
+    noise_factor_T: NDArray[np.float32]
+    """Variance of a pixel over that of independent pixels, mean of the covered ones; NaN where nothing is covered."""
     coverage_T: NDArray[np.float32]
     x_pix_T: Floats
     y_pix_T: Floats
@@ -64,10 +72,13 @@ def target_wcs_header(ra_deg: float, dec_deg: float, *, size: int, pixel_scale_a
 def cut_thumbnails(frame: Frame, ra_deg_T: Floats, dec_deg_T: Floats, config: ThumbnailConfig) -> Thumbnails:
     """Resample `frame` onto the grid of each target.
 
-    Flux is conserved: values are multiplied by the ratio of pixel areas. The image is resampled with
-    `config.kernel`; the variance linearly, so that it stays the variance of independent pixels
-    (interpolation correlates noise, summed apertures keep their error); a mask bit covers every pixel that
-    the flagged one touches.
+    Flux is conserved: values are multiplied by the ratio of pixel areas. The variance is propagated with the kernel, so
+    that it is that of each pixel by itself; interpolation correlates pixels, and what they would have if they were
+    independent, as a sum over an aperture needs it, is variance / noise factor.
+
+    A mask bit covers every pixel into which a flagged one enters with over 1 %. Saturated pixels do not enter their
+    neighbours: a smooth fill stands in for them, and within a pixel of them the image is interpolated linearly, which
+    cannot ring. Within a pixel of one that is not a number the thumbnail is not covered.
     """
     affine_T23 = grid_affine(frame, ra_deg_T, dec_deg_T, config)
     x_pix_T, y_pix_T = frame.world_to_pixel(ra_deg_T, dec_deg_T)
@@ -75,13 +86,17 @@ def cut_thumbnails(frame: Frame, ra_deg_T: Floats, dec_deg_T: Floats, config: Th
     image_THW = np.empty(shape, dtype=np.float32)
     variance_THW = np.empty(shape, dtype=np.float32)
     mask_THW = np.empty(shape, dtype=np.uint8)
-    for target, affine_23 in enumerate(affine_T23):
-        image_THW[target], variance_THW[target], mask_THW[target] = _resample(frame, affine_23, config)
+    noise_factor_T = np.empty(shape[0], dtype=np.float32)
+    for target, (affine_23, ra_deg, dec_deg) in enumerate(zip(affine_T23, ra_deg_T, dec_deg_T, strict=True)):
+        position_2HW = _positions(frame, affine_23, ra_deg, dec_deg, config)
+        planes = _resample(frame, position_2HW, abs(_determinant(affine_23)), spline.ORDER[config.kernel])
+        image_THW[target], variance_THW[target], mask_THW[target], noise_factor_T[target] = planes
     covered_THW = (mask_THW & MaskBit.UNCOVERED) == 0
     return Thumbnails(
         image_THW=image_THW,
         variance_THW=variance_THW,
         mask_THW=mask_THW,
+        noise_factor_T=noise_factor_T,
         coverage_T=covered_THW.mean(axis=(1, 2), dtype=np.float32),
         x_pix_T=x_pix_T,
         y_pix_T=y_pix_T,
@@ -121,57 +136,103 @@ def _gnomonic(ra_deg_T: Floats, dec_deg_T: Floats, xi_deg_P: Floats, eta_deg_P: 
     return np.rad2deg(ra_TP), np.rad2deg(dec_TP)
 
 
+def _determinant(affine_23: Floats) -> float:
+    """Area of a thumbnail's pixel on the frame [px²]."""
+    return float(affine_23[0, 0] * affine_23[1, 1] - affine_23[0, 1] * affine_23[1, 0])
+
+
+def _positions(frame: Frame, affine_23: Floats, ra_deg: float, dec_deg: float, config: ThumbnailConfig) -> Floats:
+    """Where the thumbnail's pixels are on the frame, (y, x) × H × W."""
+    index = np.arange(config.size, dtype=np.float64)
+    if config.size <= MAX_AFFINE_PX:
+        return np.stack([m[0] * index[:, None] + (m[1] * index + m[2]) for m in affine_23])
+    offset_deg = (index - (config.size - 1) / 2) * config.pixel_scale_arcsec / 3600
+    eta_deg, xi_deg = (axis.ravel() for axis in np.meshgrid(offset_deg, -offset_deg, indexing="ij"))
+    x, y = frame.world_to_pixel(*_gnomonic(np.array([ra_deg]), np.array([dec_deg]), xi_deg, eta_deg))
+    return np.stack([y, x]).reshape(2, config.size, config.size)
+
+
 def _resample(
-    frame: Frame, affine_23: Floats, config: ThumbnailConfig
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
-    """Image, variance and mask of one target."""
-    matrix, offset = affine_23[:, :2], affine_23[:, 2]
-    rows, columns = np.indices((config.size, config.size))
-    y_HW, x_HW = (m[0] * rows + m[1] * columns + m[2] for m in affine_23)
-    height, width = frame.pixels.shape
-    uncovered_HW = (y_HW < -0.5) | (y_HW > height - 0.5) | (x_HW < -0.5) | (x_HW > width - 0.5)
-    if uncovered_HW.all():
-        nothing = np.full(uncovered_HW.shape, np.nan, dtype=np.float32)
-        return nothing, nothing.copy(), np.full(uncovered_HW.shape, MaskBit.UNCOVERED, dtype=np.uint8)
-
-    area = abs(np.linalg.det(matrix))
-    top, left, crop = _crop(y_HW, x_HW, (height, width))
-    start = offset - (top, left)
-    window = frame.pixels.window(*crop)
-    mask_HW = _neighbours_mask(window.mask_YX, y_HW - top, x_HW - left)
-    mask_HW[uncovered_HW] = MaskBit.UNCOVERED
-    planes = []
-    for plane_YX, order, scale in (
-        (window.image_YX, SPLINE_ORDER[config.kernel], area),
-        (window.variance_YX, 1, area**2),
-    ):
-        patch = plane_YX.astype(np.float64)
-        out_HW = ndimage.affine_transform(patch, matrix, start, uncovered_HW.shape, order=order, mode="mirror")
-        out_HW *= scale
-        out_HW[uncovered_HW] = np.nan
-        planes.append(out_HW.astype(np.float32))
-    return planes[0], planes[1], mask_HW
-
-
-def _neighbours_mask(mask_YX: NDArray[np.uint8], y_HW: Floats, x_HW: Floats) -> NDArray[np.uint8]:
-    """All bits of the four pixels around each position; the nearest one alone would lose single flagged pixels."""
-    rows, columns = (
-        [np.clip(rounding(position).astype(int), 0, size - 1) for rounding in (np.floor, np.ceil)]
-        for position, size in zip((y_HW, x_HW), mask_YX.shape, strict=True)
+    frame: Frame, position_2HW: Floats, area: float, order: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8], float]:
+    """Image, variance, mask and noise factor of one target."""
+    shape, (height, width) = position_2HW.shape[1:], frame.pixels.shape
+    y_N, x_N = position_2HW.reshape(2, -1)
+    off_N = ~((y_N >= -0.5) & (y_N <= height - 0.5) & (x_N >= -0.5) & (x_N <= width - 0.5))
+    if off_N.all():
+        nothing = np.full(shape, np.nan, dtype=np.float32)
+        return nothing, nothing.copy(), np.full(shape, MaskBit.UNCOVERED, dtype=np.uint8), np.nan
+    rows, columns = _crop(y_N, height), _crop(x_N, width)
+    window = frame.pixels.window(rows, columns)
+    y_N, x_N = y_N - rows.start, x_N - columns.start
+    flags_YX = _flags(window)
+    image_N = _image(window, flags_YX, y_N, x_N, order)
+    variance_N, factor_N = _variance(window, flags_YX, y_N, x_N, order)
+    mask_N = _mask(flags_YX, y_N, x_N, order)
+    mask_N[off_N | ((mask_N & MaskBit.UNCOVERED) > 0)] = MaskBit.UNCOVERED
+    uncovered_N = mask_N == MaskBit.UNCOVERED
+    image_N[uncovered_N] = variance_N[uncovered_N] = np.nan
+    factor = float(factor_N[~uncovered_N].mean()) if not uncovered_N.all() else np.nan
+    image_HW, variance_HW = (
+        (plane_N).astype(np.float32).reshape(shape) for plane_N in (image_N * area, variance_N * area**2)
     )
-    (top, bottom), (left, right) = rows, columns
-    corners = [mask_YX[y, x] for y in (top, bottom) for x in (left, right)]
-    return np.asarray(np.bitwise_or.reduce(corners, axis=0))
+    return image_HW, variance_HW, mask_N.reshape(shape), factor
 
 
-def _crop(y_HW: Floats, x_HW: Floats, shape: tuple[int, int]) -> tuple[int, int, tuple[slice, slice]]:
-    """The part of the frame that the thumbnail can feel: its own extent and the kernel's reach."""
-    bounds = []
-    for position_HW, size in zip((y_HW, x_HW), shape, strict=True):
-        first = min(max(int(position_HW.min()) - SPLINE_REACH_PX, 0), size - 1)
-        last = max(min(int(position_HW.max()) + SPLINE_REACH_PX + 2, size), first + 1)
-        bounds.append(slice(first, last))
-    return bounds[0].start, bounds[1].start, (bounds[0], bounds[1])
+def _flags(window: Window) -> NDArray[np.uint8]:
+    """The window's mask; what is not a finite number counts as not covered."""
+    unknown_YX = ~np.isfinite(window.image_YX + window.variance_YX)
+    return np.asarray(window.mask_YX | unknown_YX * np.uint8(MaskBit.UNCOVERED))
+
+
+def _image(window: Window, flags_YX: NDArray[np.uint8], y_N: Floats, x_N: Floats, order: int) -> Floats:
+    """Flux at each position; saturated pixels and those that are no numbers keep out of their neighbours."""
+    samples_YX = window.image_YX.astype(np.float64)
+    unusable_YX = (flags_YX & NOT_INTERPOLATED) > 0
+    if not unusable_YX.any():
+        spline.prefilter(samples_YX, np.array(spline.POLES[order]))
+        return spline.evaluate(samples_YX, y_N, x_N, order)
+    as_read_YX = samples_YX.copy()
+    spline.fill(as_read_YX, (flags_YX & MaskBit.UNCOVERED) > 0)
+    spline.fill(samples_YX, unusable_YX)
+    spline.prefilter(samples_YX, np.array(spline.POLES[order]))
+    image_N = spline.evaluate(samples_YX, y_N, x_N, order)
+    beside_N = (spline.touched_bits(flags_YX, y_N, x_N) & MaskBit.SATUR) > 0
+    image_N[beside_N] = spline.evaluate(as_read_YX, y_N[beside_N], x_N[beside_N], min(order, 1))
+    return image_N
+
+
+def _variance(
+    window: Window, flags_YX: NDArray[np.uint8], y_N: Floats, x_N: Floats, order: int
+) -> tuple[Floats, Floats]:
+    """Variance at each position, and what it would be if that of every pixel of the frame were 1."""
+    variance_YX = np.ascontiguousarray(window.variance_YX, dtype=np.float32)
+    if (flags_YX & MaskBit.UNCOVERED).any():
+        variance_YX = np.nan_to_num(variance_YX, nan=0.0, posinf=0.0, neginf=0.0)
+    if order == 0:
+        return spline.evaluate(variance_YX.astype(np.float64), y_N, x_N, 0), np.ones(y_N.size)
+    return spline.propagate(variance_YX, y_N, x_N, _noise_kernel(order))
+
+
+@cache
+def _noise_kernel(order: int) -> Floats:
+    return np.ascontiguousarray(spline.cardinal(order)[:, NOISE_TAPS])
+
+
+def _mask(flags_YX: NDArray[np.uint8], y_N: Floats, x_N: Floats, order: int) -> NDArray[np.uint8]:
+    """Bits at each position: all that reach it, and UNCOVERED where it touches what is not covered."""
+    if not flags_YX.any():
+        return np.zeros(y_N.size, dtype=np.uint8)
+    known_YX = flags_YX & ~np.uint8(MaskBit.UNCOVERED)
+    mask_N = spline.reached_bits(known_YX, y_N, x_N, spline.cardinal(order), MASK_REACH)
+    return mask_N | (spline.touched_bits(flags_YX, y_N, x_N) & np.uint8(MaskBit.UNCOVERED))
+
+
+def _crop(position_N: Floats, size: int) -> slice:
+    """The part of an axis that the thumbnail can feel: its own extent and the prefilter's reach."""
+    first = min(max(int(position_N.min()) - spline.REACH_PX, 0), size - 1)
+    last = max(min(int(position_N.max()) + spline.REACH_PX + 2, size), first + 1)
+    return slice(first, last)
 
 
 def reference_image(
@@ -182,7 +243,7 @@ def reference_image(
 
     target = target_wcs(ra_deg, dec_deg, size=config.size, pixel_scale_arcsec=config.pixel_scale_arcsec)
     shape = (config.size, config.size)
-    order = SPLINE_ORDER[config.kernel]
+    order = spline.ORDER[config.kernel]
     resampled, _ = reproject_interp((image_YX, wcs), target, shape_out=shape, order=order)
     area = target.proj_plane_pixel_area() / wcs.proj_plane_pixel_area()
     return np.asarray(resampled * float(area))

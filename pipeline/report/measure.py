@@ -63,7 +63,7 @@ def measure(dataset: Dataset, row: ObjectRow) -> LightCurve:
     sequence = dataset.sequence(row)
     flux_M, error_M, ok_M = aperture_fluxes(
         sequence.image,
-        sequence.variance,
+        sequence.independent_variance,
         sequence.mask,
         pixel_scale_arcsec=sequence.pixel_scale_arcsec,
         radius_arcsec=RADIUS_ARCSEC,

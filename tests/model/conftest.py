@@ -82,6 +82,7 @@ def make_sequence(object_id: str, source: Source, n_images: int, random: np.rand
         software_version="test",
         image=image,
         variance=np.ones_like(image),
+        noise_factor=column(1, "f4"),
         mask=mask,
         band_id=band,
         mjd_tai=53700 + day,

@@ -65,7 +65,7 @@ def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_plain_h5py_reads_it_and_finds_units(tmp_path: Path) -> None:
     write_sequence(tmp_path / "679.h5", make_sequence())
     with h5py.File(tmp_path / "679.h5") as file:
-        assert file.attrs["schema_version"] == 1
+        assert file.attrs["schema_version"] == 2
         assert set(file) == set(COLUMNS)
         assert file["image"].attrs["unit"] == "nanomaggy"
         assert all(dataset.attrs["description"] for dataset in file.values())
