@@ -24,6 +24,10 @@ class Solution(Protocol):
         """0-based (x, y), 0 at the centre of the first pixel, of sky positions of any shape."""
         ...
 
+    def pixel_to_world(self, x_pix: Floats, y_pix: Floats) -> tuple[Floats, Floats]:
+        """RA, Dec [deg] of such places."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class HeaderSolution:
@@ -38,6 +42,12 @@ class HeaderSolution:
         world[:, self.wcs.wcs.lat] = dec_deg.ravel()
         pixel = self.wcs.wcs_world2pix(world, 0)
         return pixel[:, 0].reshape(ra_deg.shape), pixel[:, 1].reshape(ra_deg.shape)
+
+    def pixel_to_world(self, x_pix: Floats, y_pix: Floats) -> tuple[Floats, Floats]:
+        """RA, Dec [deg] of 0-based pixel positions."""
+        world = self.wcs.wcs_pix2world(np.column_stack([x_pix.ravel(), y_pix.ravel()]), 0)
+        ra_deg, dec_deg = world[:, self.wcs.wcs.lng], world[:, self.wcs.wcs.lat]
+        return ra_deg.reshape(x_pix.shape), dec_deg.reshape(x_pix.shape)
 
 
 def to_great_circle(

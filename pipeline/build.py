@@ -23,6 +23,7 @@ from pipeline.atomic import sync_dir, write_text
 from pipeline.card import dataset_card
 from pipeline.catalog import Catalog, read_catalog
 from pipeline.cells import CellResult, claims_done
+from pipeline.cellstars import content_fingerprint
 from pipeline.costs import Known, PlanSummary, summarise
 from pipeline.errors import DatasetError
 from pipeline.indexing.build import build_index
@@ -136,7 +137,7 @@ def prepare(survey: SurveyConfig, root: Path, archive: Archive, *, refresh_index
         reasons = Counter(skip.reason for skip in (*catalog.skips, *plan.skips))
         raise DatasetError(f"survey {survey.name}: no object has an exposure; left out: {dict(reasons)}")
     digest = hashlib.sha256(f"{PIPELINE_VERSION} {SCHEMA_VERSION} {catalog.sha256}\n".encode())
-    fingerprint = survey.fingerprint()
+    fingerprint = content_fingerprint(survey, archive, refresh=True)
     hashes = {cell.cell_id: cell.input_hash(fingerprint) for cell in plan.cells}
     for input_hash in hashes.values():
         digest.update(input_hash.encode())

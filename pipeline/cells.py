@@ -6,41 +6,36 @@ the cell only if its inputs or those files changed. Decoding runs in the executo
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
-from contextvars import copy_context
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field
-from functools import partial
-from itertools import islice
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.archive import Archive, Fetched
+from pipeline.archive import Archive
 from pipeline.atomic import write_text
-from pipeline.bands import BAND_ID, Band
+from pipeline.bands import BAND_ID
 from pipeline.catalog import Target
-from pipeline.cutting import FrameCut, FrameJob, cut_frame
-from pipeline.errors import ArchiveError, BadPayload, FrameError, NotInArchive, WorkerDied
+from pipeline.cellstars import StarCheck, detection_uses, star_check
+from pipeline.cutting import FrameCut
+from pipeline.errors import ArchiveError
+from pipeline.fetching import NO_MASK, NOT_IN_ARCHIVE, Outcome, Source, cut_frames, uses
 from pipeline.manifest import Skip, file_sha256
-from pipeline.naming import CELLS_FOLDER, FrameId, calibration_path, frame_path, mask_path, sequence_path
-from pipeline.plan import Cell, Exposure
+from pipeline.naming import CELLS_FOLDER, sequence_path
+from pipeline.plan import Cell
 from pipeline.sequences import COLUMNS, Sequence, write_sequence
+from pipeline.standards import write_standards
+from pipeline.starphot import Positions
 from pipeline.survey import SurveyConfig
 from pipeline.thumbnails import target_wcs_header
 from pipeline.version import software_version
+from pipeline.zeropoints import UNCHECKED, ZeropointFlag, apply_check
 
-SERVER_ADDRESS = re.compile(r"https?://[^/\s]+/")
-"""Left out of recorded reasons: the same dataset from another mirror has the same bytes."""
-NOT_IN_ARCHIVE = "not-in-archive"
-NO_MASK = "no-mask"
-"""Reasons of skips that a later run may find gone."""
-IN_FLIGHT_PER_WORKER = 3
-"""Frames fetched ahead of each decoding worker: enough to never wait, few enough to bound memory."""
+BAD_ZEROPOINT: Final = "bad-zeropoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +60,17 @@ class CellResult(BaseModel):
     """Rows of the manifest, without the fold."""
     frames: tuple[dict[str, Any], ...]
     skips: tuple[dict[str, str], ...]
+    standards_sha256: str | None = None
+    """Of the cell's standard stars, where it has made any."""
     band_moments: dict[str, tuple[float, float, float]]
     """Per band: number of covered pixels, their sum [nMgy] and sum of squares."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What became of one frame: its cut, or the reason why there is none."""
-
-    archive: str
-    cut: FrameCut | None
-    skips: tuple[Skip, ...]
-    bytes_fetched: int
 
 
 @dataclass(slots=True)
 class _Harvest:
     """What accumulates while a cell's frames come in; touched by one thread only."""
 
+    cuts: list[FrameCut] = field(default_factory=list)
     records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     frames: list[dict[str, Any]] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
@@ -118,7 +106,8 @@ def build_cell(
     WorkerDied
         A process of `executor` ended while cutting.
     """
-    input_hash = cell.input_hash(survey.fingerprint())
+    check = star_check(cell, survey, archive)
+    input_hash = cell.input_hash(check.fingerprint)
     total = len(cell.visits) * len(survey.thumbnails.bands)
     finished = _finished(dataset, cell.cell_id, input_hash)
     if finished is not None and not (retry_missing and lacks_files(finished.skips)):
@@ -126,12 +115,16 @@ def build_cell(
             progress(CellProgress(cell.cell_id, total, total, 0, sum(row["n_images"] for row in finished.objects)))
         return finished
     harvest = _Harvest()
-    for outcome in _outcomes(cell, survey, archive, executor, workers):
-        _collect(outcome, survey, harvest)
-        if progress:
-            progress(CellProgress(cell.cell_id, harvest.done, total, harvest.bytes_fetched, harvest.thumbnails))
+    with archive.needing(uses(cell, survey) + detection_uses(cell, survey)) as used:
+        source = Source(survey, archive, executor, workers, used)
+        stars = check.stars_to_measure(cell, source)
+        for outcome in cut_frames(cell, source, stars):
+            _collect(outcome, survey, harvest)
+            if progress:
+                progress(CellProgress(cell.cell_id, harvest.done, total, harvest.bytes_fetched, harvest.thumbnails))
     _check_archives(cell, survey, harvest, archive)
-    result = _write_objects(cell, survey, dataset, dataset_id, input_hash, harvest)
+    standards_sha256 = _check_zeropoints(check, stars, survey, harvest, standards_file(dataset, cell.cell_id))
+    result = _write_objects(cell, survey, dataset, dataset_id, input_hash, harvest, standards_sha256)
     write_text(_marker(dataset, cell.cell_id), result.model_dump_json() + "\n")
     return result
 
@@ -148,6 +141,11 @@ def claims_done(dataset: Path, cell_id: str, input_hash: str) -> bool:
 
 def _marker(dataset: Path, cell_id: str) -> Path:
     return dataset / CELLS_FOLDER / f"{cell_id}.json"
+
+
+def standards_file(dataset: Path, cell_id: str) -> Path:
+    """Where the standard stars that a cell has made are."""
+    return dataset / CELLS_FOLDER / f"{cell_id}.stars.parquet"
 
 
 def _claim(dataset: Path, cell_id: str, input_hash: str) -> CellResult | None:
@@ -168,105 +166,10 @@ def _finished(dataset: Path, cell_id: str, input_hash: str) -> CellResult | None
         file = dataset / row["file"]
         if not file.is_file() or file_sha256(file) != row["sha256"]:
             return None
+    standards = standards_file(dataset, cell_id)
+    if result.standards_sha256 and (not standards.is_file() or file_sha256(standards) != result.standards_sha256):
+        return None
     return result
-
-
-def _outcomes(
-    cell: Cell, survey: SurveyConfig, archive: Archive, executor: Executor, workers: int
-) -> Iterator[_Outcome]:
-    """Fetch and cut all frames of the cell, a bounded number at a time, in whatever order they finish."""
-    targets = {target.object_id: target for target in cell.targets}
-    tasks = iter(
-        (visit.exposure, band, tuple(targets[object_id] for object_id in visit.object_ids))
-        for visit in cell.visits
-        for band in survey.thumbnails.bands
-    )
-    room = workers * IN_FLIGHT_PER_WORKER
-    with (
-        archive.needing(_uses(cell, survey)) as used,
-        ThreadPoolExecutor(max_workers=room, thread_name_prefix="frame") as threads,
-    ):
-        pending: set[Future[_Outcome]] = set()
-        try:
-            while True:
-                for task in islice(tasks, room - len(pending)):
-                    work = partial(_one_frame, *task, survey, archive, executor, used)
-                    # In the caller's context: what a thread logs belongs to the caller's run.
-                    pending.add(threads.submit(copy_context().run, work))
-                if not pending:
-                    return
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-def _uses(cell: Cell, survey: SurveyConfig) -> Counter[tuple[str, str]]:
-    """How often the cell reads each file: a calibration table serves several frames."""
-    return Counter(
-        (visit.exposure.archive, path)
-        for visit in cell.visits
-        for band in survey.thumbnails.bands
-        for path in _paths(visit.exposure, visit.exposure.frame(band), survey)
-    )
-
-
-def _one_frame(
-    exposure: Exposure,
-    band: Band,
-    targets: tuple[Target, ...],
-    survey: SurveyConfig,
-    archive: Archive,
-    executor: Executor,
-    used: Callable[[str, str], None],
-) -> _Outcome:
-    """Fetch and cut one frame, and let its files make room for others."""
-    frame = exposure.frame(band)
-    try:
-        return _fetch_and_cut(exposure, frame, targets, survey, archive, executor)
-    finally:
-        for path in _paths(exposure, frame, survey):
-            used(exposure.archive, path)
-
-
-def _fetch_and_cut(
-    exposure: Exposure,
-    frame: FrameId,
-    targets: tuple[Target, ...],
-    survey: SurveyConfig,
-    archive: Archive,
-    executor: Executor,
-) -> _Outcome:
-    """Fetch one frame with its sidecars and cut it; a corrupt file is thrown away and fetched once more."""
-    for last_attempt in (False, True):
-        try:
-            job, notes, n_bytes = _fetch(exposure, frame, targets, survey, archive)
-        except NotInArchive as error:
-            return _skipped(NOT_IN_ARCHIVE, exposure, frame, error)
-        except BadPayload as error:
-            return _skipped("bad-payload", exposure, frame, error)
-        try:
-            return _Outcome(exposure.archive, executor.submit(cut_frame, job).result(), notes, n_bytes)
-        except BrokenExecutor as error:
-            raise WorkerDied(f"a decoding process died while frame {frame} was cut: out of memory?") from error
-        except FrameError as error:
-            if last_attempt:
-                return _skipped("bad-frame", exposure, frame, error)
-            _discard_named(error, job, _paths(exposure, frame, survey), archive)
-    raise AssertionError("unreachable: the last attempt returns")
-
-
-def _skipped(reason: str, exposure: Exposure, frame: FrameId, error: Exception) -> _Outcome:
-    skip = Skip(reason, SERVER_ADDRESS.sub("", str(error)), frame=str(frame))
-    return _Outcome(exposure.archive, None, (skip,), 0)
-
-
-def _discard_named(error: FrameError, job: FrameJob, paths: tuple[str, ...], archive: Archive) -> None:
-    """Throw away the cached file that the error names, if it is still the one that was read."""
-    for path, file in zip(paths, (job.frame_file, job.calibration_file, job.mask_file), strict=True):
-        if file is not None and PurePosixPath(path).name in str(error):
-            archive.discard(job.archive, path, file.sha256)
 
 
 def _check_archives(cell: Cell, survey: SurveyConfig, harvest: _Harvest, archive: Archive) -> None:
@@ -274,7 +177,7 @@ def _check_archives(cell: Cell, survey: SurveyConfig, harvest: _Harvest, archive
     wanted = Counter(visit.exposure.archive for visit in cell.visits for _ in survey.thumbnails.bands)
     for name, missing in harvest.missing.items():
         if len(missing) > survey.selection.max_missing_fraction * wanted[name]:
-            archive.forget_missing(name, (path for of, path in _uses(cell, survey) if of == name))
+            archive.forget_missing(name, (path for of, path in uses(cell, survey) if of == name))
             raise ArchiveError(
                 f"cell {cell.cell_id}: {len(missing)} of {wanted[name]} frames of archive {name} could not be had, "
                 f"first {missing[0].frame}: {missing[0].detail}; is the server healthy and base_urls right? "
@@ -282,58 +185,64 @@ def _check_archives(cell: Cell, survey: SurveyConfig, harvest: _Harvest, archive
             )
 
 
-def _paths(exposure: Exposure, frame: FrameId, survey: SurveyConfig) -> tuple[str, str, str]:
-    """Image, calibration table and mask planes of a frame, below the archive's base URL."""
-    sas_root = survey.archive(exposure.archive).sas_root
-    return (
-        frame_path(frame, sas_root=sas_root),
-        calibration_path(frame, sas_root=sas_root),
-        mask_path(frame, sas_root=sas_root),
-    )
-
-
-def _fetch(
-    exposure: Exposure, frame: FrameId, targets: tuple[Target, ...], survey: SurveyConfig, archive: Archive
-) -> tuple[FrameJob, tuple[Skip, ...], int]:
-    """The frame's three files, a note if it has no mask planes, and the bytes that came over the network."""
-    image_path, table_path, planes_path = _paths(exposure, frame, survey)
-    image = archive.fetch(exposure.archive, image_path)
-    table = archive.fetch(exposure.archive, table_path)
-    files = [image, table]
-    planes: Fetched | None = None
-    notes: tuple[Skip, ...] = ()
-    try:
-        planes = archive.fetch(exposure.archive, planes_path)
-        files.append(planes)
-    except NotInArchive as error:
-        detail = SERVER_ADDRESS.sub("", f"cut without mask planes: {error}")
-        notes = (Skip(NO_MASK, detail, frame=str(frame)),)
-    job = FrameJob(exposure.archive, image_path, frame, image, table, planes, targets, survey.thumbnails)
-    return job, notes, sum(file.n_bytes for file in files if not file.from_cache)
-
-
-def _collect(outcome: _Outcome, survey: SurveyConfig, harvest: _Harvest) -> None:
-    """Take the thumbnails that are covered well enough; count the others."""
+def _collect(outcome: Outcome, survey: SurveyConfig, harvest: _Harvest) -> None:
+    """Take a frame's cut, and count its thumbnails that are covered well enough."""
     harvest.done += 1
     harvest.bytes_fetched += outcome.bytes_fetched
     harvest.skips.extend(outcome.skips)
     if outcome.cut is None:
         harvest.missing.setdefault(outcome.archive, []).extend(outcome.skips)
         return
+    least = survey.selection.min_coverage
+    harvest.thumbnails += sum(record["coverage"] >= least for record in outcome.cut.records.values())
+    harvest.cuts.append(outcome.cut)
+
+
+def _check_zeropoints(
+    check: StarCheck, stars: Positions | None, survey: SurveyConfig, harvest: _Harvest, file: Path
+) -> str | None:
+    """Correct, flag or drop frames by their standard stars; turn the cuts into records of objects.
+
+    Returns the sha256 of the file of standards, if any were made.
+    """
+    checks, standards = check.judge(harvest.cuts, stars)
+    for cut in harvest.cuts:
+        found = checks.get(cut.frame, UNCHECKED)
+        row = cut.row | found.columns()
+        if found.flags & ZeropointFlag.BEYOND_LIMIT and survey.calibration.beyond_limit == "drop":
+            detail = f"off by {found.offset_mag:.3f} mag, its {found.stars} stars scatter by {found.scatter_mag:.3f}"
+            harvest.skips.append(Skip(BAD_ZEROPOINT, detail, frame=str(cut.frame)))
+            harvest.frames.append(row | {"n_thumbnails": 0})
+            continue
+        corrected = {object_id: apply_check(record, found) for object_id, record in cut.records.items()}
+        harvest.frames.append(row | {"n_thumbnails": _keep(cut, corrected, survey, harvest)})
+    if standards is None:
+        return None
+    write_standards(file, standards)
+    return file_sha256(file)
+
+
+def _keep(cut: FrameCut, records: dict[str, dict[str, Any]], survey: SurveyConfig, harvest: _Harvest) -> int:
+    """Take the thumbnails that are covered well enough, and name the others; how many were taken."""
     kept = 0
-    for object_id, record in outcome.cut.records.items():
+    for object_id, record in records.items():
         if record["coverage"] < survey.selection.min_coverage:
             detail = f"{record['coverage']:.2f} of the thumbnail on the frame"
-            harvest.skips.append(Skip("low-coverage", detail, object_id=object_id, frame=str(outcome.cut.frame)))
+            harvest.skips.append(Skip("low-coverage", detail, object_id=object_id, frame=str(cut.frame)))
             continue
         harvest.records.setdefault(object_id, []).append(record)
         kept += 1
-    harvest.thumbnails += kept
-    harvest.frames.append(outcome.cut.row | {"n_thumbnails": kept})
+    return kept
 
 
 def _write_objects(
-    cell: Cell, survey: SurveyConfig, dataset: Path, dataset_id: str, input_hash: str, harvest: _Harvest
+    cell: Cell,
+    survey: SurveyConfig,
+    dataset: Path,
+    dataset_id: str,
+    input_hash: str,
+    harvest: _Harvest,
+    standards_sha256: str | None,
 ) -> CellResult:
     rows = []
     moments = {band: np.zeros(3) for band in survey.thumbnails.bands}
@@ -353,6 +262,7 @@ def _write_objects(
     return CellResult(
         cell_id=cell.cell_id,
         input_hash=input_hash,
+        standards_sha256=standards_sha256,
         objects=tuple(rows),
         frames=tuple(sorted(harvest.frames, key=lambda row: row["path"])),
         skips=tuple(

@@ -11,8 +11,10 @@ from pipeline.archive import Fetched
 from pipeline.bands import BAND_ID
 from pipeline.catalog import Target
 from pipeline.errors import FrameError
+from pipeline.frame import Frame
 from pipeline.frames import read_frame
 from pipeline.naming import FrameId
+from pipeline.starphot import Positions, StarFluxes, find_stars, measure_stars
 from pipeline.survey import ThumbnailConfig
 from pipeline.thumbnails import cut_thumbnails
 
@@ -29,6 +31,8 @@ class FrameJob:
     mask_file: Fetched | None
     targets: tuple[Target, ...]
     config: ThumbnailConfig
+    stars: Positions | None = None
+    """Of a DR7 frame: where to measure standard stars."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class FrameCut:
     """By object id."""
     row: dict[str, Any]
     """The frame's row in frames.parquet."""
+    stars: StarFluxes | None
 
 
 def cut_frame(job: FrameJob) -> FrameCut:
@@ -50,16 +55,7 @@ def cut_frame(job: FrameJob) -> FrameCut:
     FrameError
         One of its three files is corrupt or contradicts its name.
     """
-    mask = job.mask_file.path if job.mask_file else None
-    frame = read_frame(
-        job.frame_file.path,
-        job.calibration_file.path,
-        mask,
-        rerun=job.frame.rerun,
-        astrometry=job.config.astrometry,
-    )
-    if frame.id != job.frame:
-        raise FrameError(f"{job.frame_file.path.name} was asked for as frame {job.frame}")
+    frame = _read(job)
     ra_deg = np.array([target.ra_deg for target in job.targets])
     dec_deg = np.array([target.dec_deg for target in job.targets])
     cut = cut_thumbnails(frame, ra_deg, dec_deg, job.config)
@@ -101,4 +97,29 @@ def cut_frame(job: FrameJob) -> FrameCut:
         "sky_nmgy_arcsec2": frame.calibration.sky_nmgy_arcsec2,
         "mjd_tai": float(frame.mjd_tai(frame.pixels.shape[0] / 2)),
     }
-    return FrameCut(frame=job.frame, records=records, row=row)
+    stars = None if job.stars is None else measure_stars(frame, job.stars)
+    return FrameCut(frame=job.frame, records=records, row=row, stars=stars)
+
+
+def find_frame_stars(job: FrameJob) -> Positions:
+    """The stars on a DR7 frame that are fit to be standards.
+
+    Raises
+    ------
+    FrameError
+        One of its files is corrupt or contradicts its name.
+    """
+    return find_stars(_read(job))
+
+
+def _read(job: FrameJob) -> Frame:
+    frame = read_frame(
+        job.frame_file.path,
+        job.calibration_file.path,
+        job.mask_file.path if job.mask_file else None,
+        rerun=job.frame.rerun,
+        astrometry=job.config.astrometry,
+    )
+    if frame.id != job.frame:
+        raise FrameError(f"{job.frame_file.path.name} was asked for as frame {job.frame}")
+    return frame

@@ -72,6 +72,11 @@ FRAMES_SCHEMA: Final = pa.schema(
         ("sky_nmgy_arcsec2", pa.float32()),
         ("mjd_tai", pa.float64()),
         ("quality", pa.int8()),
+        ("zp_offset_mag", pa.float32()),
+        ("zp_error_mag", pa.float32()),
+        ("zp_scatter_mag", pa.float32()),
+        ("zp_stars", pa.int32()),
+        ("zp_flags", pa.int8()),
     ]
 )
 

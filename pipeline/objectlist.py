@@ -64,14 +64,21 @@ def read_object_list(path: Path, content: bytes, list_format: ListFormat | Liter
         The content is no table, lacks a column or has it twice, or is larger than any object list; part of
         this shows only while its rows are read.
     """
-    table = _open(content, path)
+    table = open_table(content, path)
     names = [name.strip().lower() for name in table.names]
     known = _guess(names, table) if list_format == "auto" else list_format
     columns = _find_columns(names, known, path)
     return ObjectList(known, frozenset(columns), table.rows(columns))
 
 
-def _open(content: bytes, path: Path) -> TextTable | TypedTable:
+def open_table(content: bytes, path: Path) -> TextTable | TypedTable:
+    """A table of any form that object lists have; `path` is for messages.
+
+    Raises
+    ------
+    CatalogError
+        The content is no table.
+    """
     try:
         content = unpack(path.name, content, max_bytes=MAX_BYTES)
     except FrameError as error:

@@ -68,7 +68,14 @@ COLUMNS: Final[dict[str, Column]] = {
     "x_pix": Column("<f8", 1, "pixel", "column of the object in the frame, 0 at the centre of the first pixel"),
     "y_pix": Column("<f8", 1, "pixel", "row of the object in the frame, 0 at the centre of the first pixel"),
     "zeropoint": Column("<f4", 1, "nanomaggy", "flux of one count"),
-    "zeropoint_source": Column("|u1", 1, "", "1 frame header (DR8+), 2 tsField photometric solution (DR7)"),
+    "zeropoint_source": Column("|u1", 1, "", "1 frame header (DR8+), 2 tsField (DR7), 3 tsField, corrected by stars"),
+    "zp_offset_mag": Column(
+        "<f4", 1, "mag", "stars less their standard magnitudes before correction; NaN: not measured"
+    ),
+    "zp_error_mag": Column("<f4", 1, "mag", "error of zp_offset_mag"),
+    "zp_scatter_mag": Column("<f4", 1, "mag", "scatter of the stars"),
+    "zp_stars": Column("<i4", 1, "", "number of standard stars on the frame"),
+    "zp_flags": Column("|u1", 1, "", "bits: 1 CHECKED, 2 CORRECTED, 4 BEYOND_LIMIT, 8 TOO_FEW_STARS"),
     "psf_fwhm_arcsec": Column("<f4", 1, "arcsec", "effective PSF width"),
     "sky_nmgy_arcsec2": Column("<f4", 1, "nanomaggy/arcsec2", "sky brightness before subtraction"),
     "airmass": Column("<f4", 1, "", "airmass of the field"),
@@ -109,6 +116,11 @@ class Sequence:
     y_pix: NDArray[np.float64]
     zeropoint: NDArray[np.float32]
     zeropoint_source: NDArray[np.uint8]
+    zp_offset_mag: NDArray[np.float32]
+    zp_error_mag: NDArray[np.float32]
+    zp_scatter_mag: NDArray[np.float32]
+    zp_stars: NDArray[np.int32]
+    zp_flags: NDArray[np.uint8]
     psf_fwhm_arcsec: NDArray[np.float32]
     sky_nmgy_arcsec2: NDArray[np.float32]
     airmass: NDArray[np.float32]

@@ -239,6 +239,24 @@ class ThumbnailConfig(Config):
     """The survey's full solution, or the TAN approximation in frame headers (up to 0.17″ off)."""
 
 
+class CalibrationConfig(Config):
+    """How the zero points of DR7 frames are held against standard stars; DR8+ frames are left as they are."""
+
+    reference: str = "built"
+    """`built`: from the photometric nights of each cell; `none`: zero points are not checked; else the URL or path of
+    a catalogue of stars with ra, dec and AB magnitudes u, g, r, i, z."""
+    min_stars: int = Field(default=5, ge=1)
+    """With fewer, a frame counts as not checked."""
+    correct: Literal["significant", "never"] = "significant"
+    """`significant`: by an offset that is larger than `tolerance_mag` and than three times its error."""
+    tolerance_mag: float = Field(default=0.005, ge=0)
+    max_offset_mag: float = Field(default=0.5, gt=0)
+    max_scatter_mag: float = Field(default=0.1, gt=0)
+    """Stars that scatter more stand behind clouds that differ over the frame."""
+    beyond_limit: Literal["flag", "drop"] = "flag"
+    """What becomes of images from frames beyond either limit."""
+
+
 class CacheConfig(Config):
     """The folder of downloaded files."""
 
@@ -272,6 +290,7 @@ class SurveyConfig(Config):
     index: tuple[IndexConfig, ...] = Field(min_length=1)
     selection: SelectionConfig = SelectionConfig()
     thumbnails: ThumbnailConfig = ThumbnailConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
     cells: CellConfig = CellConfig()
     cache: CacheConfig = CacheConfig()
     splits: SplitConfig = SplitConfig()
@@ -291,6 +310,12 @@ class SurveyConfig(Config):
     def archive(self, name: str) -> ArchiveConfig:
         """The archive called `name` (KeyError cannot happen for names inside the survey)."""
         return next(archive for archive in self.archives if archive.name == name)
+
+    @property
+    def given_standards(self) -> str | None:
+        """URL or path of a given catalogue of standard stars."""
+        reference = self.calibration.reference
+        return None if reference in ("built", "none") else reference
 
     def with_root(self, archive_root: str | None) -> SurveyConfig:
         """Replace `{root}` in every URL by `archive_root` (no trailing slash needed).
@@ -325,6 +350,8 @@ class SurveyConfig(Config):
             source.pop("url", None)
             source.pop("source", None)
         del content["catalog"]["source"]
+        if self.given_standards is not None:
+            content["calibration"]["reference"] = "given"
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from pipeline.cells import NO_MASK, NOT_IN_ARCHIVE
+from pipeline.fetching import NO_MASK, NOT_IN_ARCHIVE
 from pipeline.manifest import FRAMES_SCHEMA, MANIFEST_SCHEMA, SKIPS_SCHEMA
 from pipeline.planfile import PLAN_SCHEMA, PlanInfo
 from pipeline.selection import NOT_SELECTED
