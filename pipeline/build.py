@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -56,6 +57,7 @@ from pipeline.sequences import SCHEMA_VERSION
 from pipeline.splits import assign_folds
 from pipeline.survey import SurveyConfig
 from pipeline.version import software_versions
+from pipeline.zeropoints import ZeropointFlag
 
 VERSION_DIGITS = 12
 PIPELINE_VERSION = 2
@@ -217,13 +219,17 @@ def _skips(build: Build, results: Iterable[CellResult]) -> list[Skip]:
     return [*build.catalog.skips, *build.plan.skips, *once.values()]
 
 
+_COUNTED: Final = ("n_thumbnails", "n_partly_covered")
+
+
 def _unique_frames(results: Iterable[CellResult]) -> list[dict[str, object]]:
     """One row per frame: neighbouring cells may both have read it."""
     frames: dict[tuple[str, str], dict[str, object]] = {}
     for result in results:
         for row in result.frames:
-            seen = frames.setdefault((row["archive"], row["path"]), {**row, "n_thumbnails": 0})
-            seen["n_thumbnails"] += row["n_thumbnails"]
+            seen = frames.setdefault((row["archive"], row["path"]), {**row, **dict.fromkeys(_COUNTED, 0)})
+            for count in _COUNTED:
+                seen[count] += row[count]
     return [frames[key] for key in sorted(frames)]
 
 
@@ -250,6 +256,8 @@ def _describe(
             "cells": len(results),
             "frames": len(frames),
             "frame_bytes": sum(int(str(row["bytes"])) for row in frames),
+            "partly_covered": sum(int(str(row["n_partly_covered"])) for row in frames),
+            **_zeropoint_counts(frames),
             "skips": len(skips),
         },
         seconds=dict(seconds),
@@ -258,6 +266,13 @@ def _describe(
         band_mean_nmgy=mean,
         band_std_nmgy=std,
     )
+
+
+def _zeropoint_counts(frames: Sequence[Mapping[str, object]]) -> dict[str, int]:
+    """Frames whose zero points were checked, corrected, and found beyond the limits."""
+    flags = [int(str(row["zp_flags"])) for row in frames]
+    names = ZeropointFlag.CHECKED, ZeropointFlag.CORRECTED, ZeropointFlag.BEYOND_LIMIT
+    return {f"zeropoints_{flag.name}".lower(): sum(bool(found & flag) for found in flags) for flag in names}
 
 
 def _band_statistics(results: Iterable[CellResult]) -> tuple[dict[str, float], dict[str, float]]:

@@ -212,19 +212,19 @@ def _check_zeropoints(
         if found.flags & ZeropointFlag.BEYOND_LIMIT and survey.calibration.beyond_limit == "drop":
             detail = f"off by {found.offset_mag:.3f} mag, its {found.stars} stars scatter by {found.scatter_mag:.3f}"
             harvest.skips.append(Skip(BAD_ZEROPOINT, detail, frame=str(cut.frame)))
-            harvest.frames.append(row | {"n_thumbnails": 0})
+            harvest.frames.append(row | {"n_thumbnails": 0, "n_partly_covered": 0})
             continue
         corrected = {object_id: apply_check(record, found) for object_id, record in cut.records.items()}
-        harvest.frames.append(row | {"n_thumbnails": _keep(cut, corrected, survey, harvest)})
+        harvest.frames.append(row | _keep(cut, corrected, survey, harvest))
     if standards is None:
         return None
     write_standards(file, standards)
     return file_sha256(file)
 
 
-def _keep(cut: FrameCut, records: dict[str, dict[str, Any]], survey: SurveyConfig, harvest: _Harvest) -> int:
+def _keep(cut: FrameCut, records: dict[str, dict[str, Any]], survey: SurveyConfig, harvest: _Harvest) -> dict[str, int]:
     """Take the thumbnails that are covered well enough, and name the others; how many were taken."""
-    kept = 0
+    kept = partly = 0
     for object_id, record in records.items():
         if record["coverage"] < survey.selection.min_coverage:
             detail = f"{record['coverage']:.2f} of the thumbnail on the frame"
@@ -232,7 +232,8 @@ def _keep(cut: FrameCut, records: dict[str, dict[str, Any]], survey: SurveyConfi
             continue
         harvest.records.setdefault(object_id, []).append(record)
         kept += 1
-    return kept
+        partly += record["coverage"] < 1
+    return {"n_thumbnails": kept, "n_partly_covered": partly}
 
 
 def _write_objects(

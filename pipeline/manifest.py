@@ -68,6 +68,7 @@ FRAMES_SCHEMA: Final = pa.schema(
         ("sha256", pa.string()),
         ("bytes", pa.int64()),
         ("n_thumbnails", pa.int32()),
+        ("n_partly_covered", pa.int32()),
         ("psf_fwhm_arcsec", pa.float32()),
         ("sky_nmgy_arcsec2", pa.float32()),
         ("mjd_tai", pa.float64()),

@@ -19,6 +19,7 @@ from astropy.io import ascii as text_tables
 from astropy.io import fits
 from astropy.table.meta import get_header_from_yaml
 
+from pipeline.bands import BANDS
 from pipeline.errors import CatalogError
 from pipeline.fitsfile import blaming, parse_fits
 from pipeline.textlist import check_rows, decode
@@ -34,7 +35,7 @@ DEGREES_PER: Final[Mapping[str, float]] = {
     **dict.fromkeys(("hourangle", "h", "hr", "hour", "hours"), 15.0),
     **dict.fromkeys(("rad", "radian", "radians"), math.degrees(1)),
 }
-NUMBERS: Final = frozenset({"ra", "dec", "peak_r_mag"})
+NUMBERS: Final = frozenset({"ra", "dec", "peak_r_mag", *BANDS})
 
 
 @dataclass(frozen=True, slots=True)

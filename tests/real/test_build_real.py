@@ -14,12 +14,16 @@ from scipy.spatial import cKDTree
 from pipeline.astrometry import AsTrans
 from pipeline.bands import BAND_ID, BANDS
 from pipeline.manifest import FRAMES_FILE, SKIPS_FILE, file_sha256, verify_dataset
+from pipeline.photometry import aperture_fluxes
+from pipeline.robust import robust_mean
 from pipeline.sequences import COLUMNS, MaskBit, Sequence
+from pipeline.zeropoints import ZeropointFlag
 from tests.real.conftest import RealBuild
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("flows")]
 
 APERTURE_PX = 3.0 / 0.396
+SPOILING = MaskBit.SATUR | MaskBit.CR | MaskBit.UNCOVERED
 MIDDLE = 15.5
 
 
@@ -64,7 +68,10 @@ def unflagged(sequence: Sequence, m: int) -> bool:
 
 @pytest.mark.parametrize("band", BANDS)
 def test_star_fluxes_agree_with_the_catalogue(real_build: RealBuild, psf_rows: dict, band: str) -> None:
-    """Median of aperture-corrected flux over catalogue flux within 3 %, for both archives, on at least 15 images."""
+    """Median of aperture-corrected flux over catalogue flux within 3 %, for both archives, on at least 15 images.
+
+    In u of the fpC field within 5 %: the standard there is run 4192 alone, which is brighter than the catalogue.
+    """
     for prefix in ("123", "ref-"):
         ratios = []
         for row in real_build.rows("star", prefix):
@@ -77,7 +84,7 @@ def test_star_fluxes_agree_with_the_catalogue(real_build: RealBuild, psf_rows: d
             ]
         print(f"{band} {prefix:<4} stars: flux / catalogue {np.median(ratios):.4f}, {len(ratios)} images")
         assert len(ratios) >= 15
-        assert np.median(ratios) == pytest.approx(1, abs=0.03)
+        assert np.median(ratios) == pytest.approx(1, abs=0.05 if (band, prefix) == ("u", "ref-") else 0.03)
 
 
 @pytest.mark.parametrize("band", ["g", "r", "i", "z"])
@@ -108,6 +115,42 @@ def test_positions_agree_with_the_catalogue(real_build: RealBuild, band: str) ->
     print(f"{band} position: median offset {np.median(offsets):.3f} arcsec, {len(offsets)} images")
     assert len(offsets) >= 15
     assert np.median(offsets) < 0.1
+
+
+def epoch_offset(build: RealBuild, psf_rows: dict, band: str, *, undo: bool) -> tuple[float, float, int]:
+    """Robust mean of stars' magnitudes, run 6377 less 4192, its error, their number; `undo`: as before correction."""
+    differences, errors = [], []
+    for row in build.rows("star", "ref-"):
+        sequence = build.dataset.sequence(row)
+        flux_M, error_M, ok_M = aperture_fluxes(
+            sequence.image, sequence.independent_variance, sequence.mask, pixel_scale_arcsec=0.396, bad=SPOILING
+        )
+        magnitude, error = {}, {}
+        for m in np.flatnonzero((sequence.band_id == BAND_ID[band]) & ok_M & (flux_M > 10 * error_M)):
+            run = int(sequence.run[m])
+            corrected = sequence.zp_flags[m] & ZeropointFlag.CORRECTED
+            removed = float(sequence.zp_offset_mag[m]) if undo and corrected else 0.0
+            magnitude[run] = -2.5 * np.log10(flux_M[m] / encircled(psf_rows[run], band)) + removed
+            error[run] = np.hypot(1.0857 * error_M[m] / flux_M[m], 0.007)
+        if len(magnitude) == 2:
+            differences.append(magnitude[6377] - magnitude[4192])
+            errors.append(np.hypot(*error.values()))
+    mean, uncertainty, _ = robust_mean(np.array(differences), np.array(errors))
+    return mean, uncertainty, len(differences)
+
+
+@pytest.mark.parametrize("band", BANDS)
+def test_the_two_epochs_agree_once_zero_points_are_corrected(real_build: RealBuild, psf_rows: dict, band: str) -> None:
+    """Flux ratio 6377 / 4192 within 1 %, in u 2 %, by the catalogued stars' thumbnails and the field tables' PSF.
+
+    Neither made the correction: that is from stars found on the frames, with their own aperture correction.
+    """
+    before, _, _ = epoch_offset(real_build, psf_rows, band, undo=True)
+    after, error, n_stars = epoch_offset(real_build, psf_rows, band, undo=False)
+    ratios = 10 ** (-0.4 * before), 10 ** (-0.4 * after)
+    print(f"{band} flux ratio 6377/4192: before {ratios[0]:.4f}, after {ratios[1]:.4f} +- {error:.4f}, {n_stars} stars")
+    assert n_stars >= (8 if band == "u" else 15)
+    assert ratios[1] == pytest.approx(1, abs=0.02 if band == "u" else 0.01)
 
 
 def displacement(sequence: Sequence, band: str) -> np.ndarray | None:
