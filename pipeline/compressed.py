@@ -11,6 +11,8 @@ from pipeline.errors import FrameError
 MAX_BYTES = 64 * 2**20
 """Largest file that SDSS imaging holds, opened: a frame is 12.4 MB, a run's photoField 1.5–3 MB."""
 
+CHUNK_BYTES = 1 << 16
+
 MAX_STREAMS = 100
 """SDSS's files are one. The rest is copied for each, so that many empty ones would take hours."""
 
@@ -35,6 +37,29 @@ def read_bytes(path: Path, *, name: str = "", max_bytes: int = MAX_BYTES) -> byt
     except (OSError, zlib.error) as error:
         raise FrameError(f"{name} is corrupt: {error}") from error
     return raw
+
+
+def read_start(path: Path, n_bytes: int) -> bytes:
+    """The first `n_bytes` of a file's content, or fewer if it has no more, decompressing little beyond them.
+
+    What was read has not met its checksum, but for the blocks of a bzip2 stream that are complete.
+
+    Raises
+    ------
+    FrameError
+        The stream is corrupt before that.
+    """
+    opened = bytearray()
+    try:
+        with path.open("rb") as file:
+            if path.suffix not in (".bz2", ".gz"):
+                return file.read(n_bytes)
+            stream = bz2.BZ2Decompressor() if path.suffix == ".bz2" else _Gzip()
+            while len(opened) < n_bytes and not stream.eof and (raw := file.read(CHUNK_BYTES)):
+                opened += stream.decompress(raw, n_bytes - len(opened))
+    except (OSError, zlib.error) as error:
+        raise FrameError(f"{path.name} is corrupt: {error}") from error
+    return bytes(opened)
 
 
 def unpack(name: str, raw: bytes, *, max_bytes: int) -> bytes:

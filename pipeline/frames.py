@@ -7,29 +7,73 @@ fpC data model (https://classic.sdss.org/dr7/dm/flatFiles/fpC.html).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
 from astropy.io import fits
-from astropy.wcs import WCS
 
 from pipeline.astrometry import AsTrans, HeaderSolution, Solution
 from pipeline.calibrate import read_calibration
+from pipeline.compressed import read_start
 from pipeline.errors import FrameError
-from pipeline.fitsfile import open_fits
+from pipeline.fitsfile import blaming, open_fits
 from pipeline.fpc import fpc_pixels
 from pipeline.frame import SECONDS_PER_DAY, FieldCalibration, Frame, Pixels, ZeropointSource
 from pipeline.frame_dr8 import dr8_pixels
-from pipeline.hdus import Hdu
-from pipeline.identity import SHAPE, check_identity
+from pipeline.hdus import BLOCK, Hdu, header_bytes
+from pipeline.identity import SHAPE, check_identity, check_image_header
 from pipeline.masks import read_mask
-from pipeline.naming import parse_frame_file
+from pipeline.naming import FrameId, parse_frame_file
 
+MAX_HEADER_BYTES: Final = 20 * BLOCK
+"""Of real frames: three blocks of fpC, three of frame."""
 MAX_DISAGREEMENT_PX: Final = 3.0
 """Between header and full astrometry; up to 0.5 px is real."""
 MAX_CLOCK_DIFFERENCE_S: Final = 60.0
 """Between the header's TAI and the calibration table's; 0.3 s is real."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameHeader:
+    """What the header of an image file says."""
+
+    id: FrameId
+    shape: tuple[int, int]
+    """Rows, columns."""
+    solution: HeaderSolution
+    tai_row0_s: float
+    """TAI of the read-out of row 0 [s since MJD 0]."""
+    row_clock_s: float
+    exposure_s: float
+
+    @property
+    def mjd_tai(self) -> float:
+        """MJD (TAI) of the middle of the exposure of the middle row."""
+        return (self.tai_row0_s + self.shape[0] / 2 * self.row_clock_s - self.exposure_s / 2) / SECONDS_PER_DAY
+
+
+def read_header(path: Path, *, rerun: int) -> FrameHeader:
+    """Who, when and where a frame is, without decoding its image: 1 % of the time, or 5 % of a bzip2 stream's.
+
+    Raises
+    ------
+    FrameError
+        There is no such header, or it contradicts the file's name.
+    """
+    frame = parse_frame_file(path.name, rerun=rerun)
+    with blaming(f"{path.name} is not a readable SDSS frame", FrameError):
+        hdu = Hdu(header_bytes(read_start(path, MAX_HEADER_BYTES)), memoryview(b""))
+        check_image_header(hdu, path.name)
+        return FrameHeader(
+            id=frame,
+            shape=SHAPE,
+            solution=HeaderSolution.of_header(hdu.header),
+            tai_row0_s=_positive(hdu.header, "TAI", path),
+            row_clock_s=_positive(hdu.header, "C_OBS", path) * 1e-6,
+            exposure_s=_positive(hdu.header, "EXPTIME", path),
+        )
 
 
 def read_frame(
@@ -79,7 +123,7 @@ def _solution(
     hdus: Sequence[Hdu], calibration: FieldCalibration, path: Path, astrometry: Literal["full", "header"]
 ) -> Solution:
     """The solution asked for. Both are read, and refused if they put the frame's middle in different places."""
-    header = HeaderSolution(_wcs(hdus[0].header))
+    header = HeaderSolution.of_header(hdus[0].header)
     full = calibration.astrometry
     if full is None:
         row = hdus[3].table[0]
@@ -109,12 +153,3 @@ def _positive(header: fits.Header, card: str, path: Path) -> float:
     if not 0 < value < np.inf:
         raise FrameError(f"{path.name}: its header card {card} is {value}, expected a positive number")
     return value
-
-
-def _wcs(header: fits.Header) -> WCS:
-    """The TAN solution of the header, without the deprecated cards that make astropy guess."""
-    cards = ("CTYPE1", "CTYPE2", "CRPIX1", "CRPIX2", "CRVAL1", "CRVAL2", "CD1_1", "CD1_2", "CD2_1", "CD2_2")
-    clean = fits.Header([(card, header[card]) for card in cards])
-    clean["RADESYS"] = "ICRS"
-    clean["CUNIT1"] = clean["CUNIT2"] = "deg"
-    return WCS(clean, naxis=2)

@@ -83,7 +83,7 @@ class Hdu:
     def heap(self) -> memoryview:
         """What follows the rows of a table: the values of its columns of variable length."""
         row_bytes, n_rows = _axes(self.cards)
-        return self.data[int(self.header.get("THEAP", row_bytes * n_rows)) :]
+        return self.data[max(_number(self.cards, "THEAP", row_bytes * n_rows), row_bytes * n_rows) :]
 
 
 def split_hdus(content: bytes | memoryview) -> tuple[Hdu, ...]:

@@ -58,12 +58,36 @@ def check_identity(hdus: Sequence[Hdu], name: str, *, rerun: int | None = None) 
     expected = parse_archive_name(name)
     if expected is None:
         return
+    _compare(_said(hdus, expected), expected, name, rerun)
+    if expected.kind in ("frame", "fpC"):
+        _check_shape(hdus[0], name)
+
+
+def check_image_header(hdu: Hdu, name: str) -> None:
+    """The same for the first header of an image file alone, whose data need not be there.
+
+    Raises
+    ------
+    FrameError
+        It is another file's, or the name is no image's.
+    """
+    expected = parse_archive_name(name)
+    if expected is None or expected.kind not in ("frame", "fpC"):
+        raise FrameError(f"{name} is not the name of an SDSS image")
+    _compare(_image(hdu.header, expected), expected, name, None)
+    _check_shape(hdu, name)
+
+
+def _compare(said: list[tuple[str, int | str]], expected: ArchiveName, name: str, rerun: int | None) -> None:
     wanted = asdict(expected) | ({} if rerun is None else {"rerun": rerun})
-    wrong = [f"{key} {value}" for key, value in _said(hdus, expected) if wanted[key] not in (None, value)]
+    wrong = [f"{key} {value}" for key, value in said if wanted[key] not in (None, value)]
     if wrong:
         raise FrameError(f"{name} contradicts its name: its header says {', '.join(dict.fromkeys(wrong))}")
-    if expected.kind in ("frame", "fpC") and hdus[0].shape != SHAPE:
-        raise FrameError(f"{name} has {hdus[0].shape} pixels, expected {SHAPE}: not a whole SDSS frame")
+
+
+def _check_shape(hdu: Hdu, name: str) -> None:
+    if hdu.shape != SHAPE:
+        raise FrameError(f"{name} has {hdu.shape} pixels, expected {SHAPE}: not a whole SDSS frame")
 
 
 def _said(hdus: Sequence[Hdu], expected: ArchiveName) -> list[tuple[str, int | str]]:

@@ -23,6 +23,10 @@ from pipeline.sequences import MaskBit
 PLANES: Final = {"INTERP": MaskBit.INTERP, "SATUR": MaskBit.SATUR, "CR": MaskBit.CR, "GHOST": MaskBit.GHOST}
 
 
+MAX_SPANS: Final = 300_000
+"""Real planes have up to 10,000."""
+
+
 def read_mask(path: Path, frame: FrameId, shape: tuple[int, int]) -> NDArray[np.uint8]:
     """Paint the planes INTERP, SATUR, CR and GHOST of an fpM file; bits as in `MaskBit`.
 
@@ -60,6 +64,8 @@ def _spans(plane: Hdu) -> NDArray[np.int64]:
     if (count < 0).any() or (offset < 0).any() or (offset + count > len(plane.heap)).any():
         raise ValueError("spans outside their heap")
     triples = count // 6
+    if triples.sum() > MAX_SPANS:
+        raise ValueError(f"{triples.sum()} spans in a plane, more than any real one has")
     byte = np.repeat(offset - 6 * (np.cumsum(triples) - triples), triples) + 6 * np.arange(triples.sum())
     raw = np.frombuffer(plane.heap, np.uint8)[byte[:, None] + np.arange(6)]
     origin = np.stack([rows["row0"], rows["col0"], rows["col0"]], axis=1).astype(np.int64)
@@ -71,5 +77,7 @@ def _pixels(spans_S3: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.i
     y, x1, x2 = spans_S3[(spans_S3[:, 0] >= 0) & (spans_S3[:, 0] < shape[0])].T
     first, last = np.maximum(x1, 0), np.minimum(x2, shape[1] - 1)
     length = np.maximum(last - first + 1, 0)
+    if length.sum() > 2 * shape[0] * shape[1]:
+        raise ValueError(f"spans of {length.sum()} pixels, twice the image and more")
     start = y * shape[1] + first - (np.cumsum(length) - length)
     return np.asarray(np.repeat(start, length) + np.arange(length.sum()))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.wcs import WCS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,6 +36,61 @@ def test_the_full_solution_inverts_itself_across_ra_zero(x: float, y: float) -> 
     back_x, back_y = SOLUTION.world_to_pixel(ra_deg, dec_deg)
     assert abs(back_x[0] - x) < 1e-6
     assert abs(back_y[0] - y) < 1e-6
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    ra=st.floats(0, 360),
+    dec=st.floats(-60, 60),
+    turn=st.floats(0, 6.2),
+    swapped=st.booleans(),
+    mirrored=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_the_header_solution_is_astropys(ra: float, dec: float, turn: float, swapped: bool, mirrored: bool, seed: int):
+    """Any pointing, rotation, parity and order of axes: the same sky and the same pixels to 1e-9°, 1e-6 px."""
+    cd = 1.1e-4 * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) * [1, -1 if mirrored else 1]
+    order = [1, 0] if swapped else [0, 1]
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = [("RA---TAN", "DEC--TAN")[axis] for axis in order]
+    wcs.wcs.crval, wcs.wcs.crpix, wcs.wcs.cd = np.array([ra, dec])[order], (1024.5, 744.5), cd[order]
+    wcs.wcs.set()
+    cards = {f"CD{i}_{j}": cd[order][i - 1, j - 1] for i in (1, 2) for j in (1, 2)}
+    for axis in (1, 2):
+        cards |= {f"{name.upper()}{axis}": getattr(wcs.wcs, name)[axis - 1] for name in ("ctype", "crval", "crpix")}
+    ours = HeaderSolution.of_header(cards)
+    x, y = np.random.default_rng(seed).uniform(-100, 2100, (2, 20))
+    world = wcs.wcs_pix2world(np.column_stack([x, y]), 0)
+    ra_deg, dec_deg = ours.pixel_to_world(x, y)
+    np.testing.assert_allclose((ra_deg - world[:, order[0]] + 180) % 360, 180, atol=1e-9)
+    np.testing.assert_allclose(dec_deg, world[:, order[1]], atol=1e-9)
+    np.testing.assert_allclose(ours.world_to_pixel(ra_deg, dec_deg), (x, y), atol=1e-6)
+
+
+GOOD_CARDS = {
+    **{"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": 10.0, "CRVAL2": 0.1, "CRPIX1": 1024.5, "CRPIX2": 744.5},
+    **{"CD1_1": 1e-8, "CD1_2": 1.1e-4, "CD2_1": 1.1e-4, "CD2_2": 1e-8},
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"CD1_2": 0.0, "CD2_1": 0.0, "CD1_1": 0.0},
+        {"CD1_1": 1.1e-4, "CD2_2": 1.1e-4},
+        {"CD1_1": np.nan},
+        {"CRVAL2": 91.0},
+        {"CRVAL1": np.inf},
+        {"CTYPE1": "GLON-CAR"},
+        {"CTYPE2": "RA---TAN"},
+        {"CRPIX1": "middle"},
+    ],
+    ids=["zero", "singular", "nan", "pole", "infinite", "galactic", "twice", "word"],
+)
+def test_a_header_without_a_solution_is_refused(change: dict[str, object]) -> None:
+    HeaderSolution.of_header(GOOD_CARDS)
+    with pytest.raises(ValueError, match=r"solution|axes|float"):
+        HeaderSolution.of_header(GOOD_CARDS | change)
 
 
 def open_real(real_data: Path, frame: FrameId, astrometry: str):  # type: ignore[no-untyped-def]

@@ -35,13 +35,23 @@ def sdss_wcs(*, swapped: bool = False, turn_deg: float = 0.0) -> WCS:
     return wcs
 
 
+def solution_of(wcs: WCS) -> HeaderSolution:
+    """The frame reader's solution from the cards of an astropy WCS."""
+    cards: dict[str, object] = {}
+    for axis in (1, 2):
+        cards |= {f"CTYPE{axis}": wcs.wcs.ctype[axis - 1], f"CRVAL{axis}": wcs.wcs.crval[axis - 1]}
+        cards |= {f"CRPIX{axis}": wcs.wcs.crpix[axis - 1]}
+        cards |= {f"CD{axis}_{pixel}": wcs.wcs.cd[axis - 1][pixel - 1] for pixel in (1, 2)}
+    return HeaderSolution.of_header(cards)
+
+
 def make_frame(image_YX: np.ndarray, wcs: WCS) -> Frame:
     return Frame(
         id=FrameId("das-dr7", 6377, 40, 4, 399, "r"),
         pixels=ArrayPixels(
             image_YX.astype(np.float32), np.full(SHAPE, 0.04, dtype=np.float32), np.zeros(SHAPE, dtype=np.uint8)
         ),
-        solution=HeaderSolution(wcs),
+        solution=solution_of(wcs),
         tai_row0_s=53998.25 * 86400,
         row_clock_s=0.026322,
         exposure_s=53.907456,
