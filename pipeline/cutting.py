@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from pipeline.bands import BAND_ID
 from pipeline.catalog import Target
 from pipeline.errors import FrameError
 from pipeline.frames import read_frame
+from pipeline.identity import SHAPE
 from pipeline.naming import FrameId
 from pipeline.survey import ThumbnailConfig
-from pipeline.thumbnails import cut_thumbnails
+from pipeline.thumbnails import cut_thumbnails, rows_looked_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class FrameJob:
     mask_file: Fetched | None
     targets: tuple[Target, ...]
     config: ThumbnailConfig
+    partial_decoding: bool = True
+    """Whether no more of a DR8+ frame is decompressed than its thumbnails need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,9 @@ def cut_frame(job: FrameJob) -> FrameCut:
     FrameError
         One of its three files is corrupt or contradicts its name.
     """
+    ra_deg = np.array([target.ra_deg for target in job.targets])
+    dec_deg = np.array([target.dec_deg for target in job.targets])
+    need = partial(rows_looked_at, ra_deg_T=ra_deg, dec_deg_T=dec_deg, config=job.config, shape=SHAPE)
     mask = job.mask_file.path if job.mask_file else None
     frame = read_frame(
         job.frame_file.path,
@@ -57,11 +64,10 @@ def cut_frame(job: FrameJob) -> FrameCut:
         mask,
         rerun=job.frame.rerun,
         astrometry=job.config.astrometry,
+        need=need if job.partial_decoding else None,
     )
     if frame.id != job.frame:
         raise FrameError(f"{job.frame_file.path.name} was asked for as frame {job.frame}")
-    ra_deg = np.array([target.ra_deg for target in job.targets])
-    dec_deg = np.array([target.dec_deg for target in job.targets])
     cut = cut_thumbnails(frame, ra_deg, dec_deg, job.config)
     shared = {
         "band_id": BAND_ID[job.frame.band],

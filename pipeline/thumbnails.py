@@ -15,6 +15,7 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from pipeline.astrometry import Solution
 from pipeline.frame import Frame
 from pipeline.sequences import MaskBit
 from pipeline.survey import ThumbnailConfig
@@ -89,7 +90,7 @@ def cut_thumbnails(frame: Frame, ra_deg_T: Floats, dec_deg_T: Floats, config: Th
     )
 
 
-def grid_affine(frame: Frame, ra_deg_T: Floats, dec_deg_T: Floats, config: ThumbnailConfig) -> Floats:
+def grid_affine(frame: Solution, ra_deg_T: Floats, dec_deg_T: Floats, config: ThumbnailConfig) -> Floats:
     """Affine map from thumbnail (row, column) to frame (y, x) of each target, shape T × 2 × 3.
 
     Fitted to nine nodes of the grid: over the 13″ of a thumbnail the map differs from an affine one by
@@ -106,6 +107,19 @@ def grid_affine(frame: Frame, ra_deg_T: Floats, dec_deg_T: Floats, config: Thumb
     # Summed row by row: a matrix product rounds differently with the number of targets, and an object's
     # thumbnails must not change by one bit with its neighbours.
     return np.stack([(axis_T9[:, None, :] * fit_39).sum(axis=2) for axis_T9 in (y_T9, x_T9)], axis=1)
+
+
+def rows_looked_at(
+    solution: Solution, ra_deg_T: Floats, dec_deg_T: Floats, config: ThumbnailConfig, shape: tuple[int, int]
+) -> list[slice]:
+    """Rows, of a frame of this shape, that `cut_thumbnails` will look at for each target."""
+    corner = np.array([0, config.size - 1])
+    row_22, column_22 = np.meshgrid(corner, corner, indexing="ij")
+    rows = []
+    for affine_23 in grid_affine(solution, ra_deg_T, dec_deg_T, config):
+        y_22, x_22 = (m[0] * row_22 + m[1] * column_22 + m[2] for m in affine_23)
+        rows.append(_crop(y_22, x_22, shape)[2][0])
+    return rows
 
 
 def _gnomonic(ra_deg_T: Floats, dec_deg_T: Floats, xi_deg_P: Floats, eta_deg_P: Floats) -> tuple[Floats, Floats]:
