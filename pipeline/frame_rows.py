@@ -14,9 +14,9 @@ more, no run of 255 is among them, and the *drift*, the sum of what the blocks b
 from block to block. It is 0 after the first block and known before the last. Of a block that is decoded it is known
 but for multiples of four, from where its pixels begin; where one number alone fits, the block's place is proven.
 
-The proof needs plain pixels in the blocks that are not decoded, too: every block that is decoded is held to it. A
-pixel that is not plain was not rounded as all of the survey's frames are, or lies within 2.4e-38 nMgy of zero (real
-ones: 2.8e-8 and more, or zero).
+The proof needs plain pixels, and bzip2's way of closing a block, in the blocks that are not decoded, too. Every block
+that is decoded is held to both; a file made to deceive is not found out. A pixel that is not plain was not rounded as
+all of the survey's frames are, or lies within 2.4e-38 nMgy of zero (real ones: 2.8e-8 and more, or zero).
 
 In any doubt the whole file is decoded in the ordinary way, and whatever is wrong with it is found there.
 """
