@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,13 @@ from pipeline.archive import Fetched
 from pipeline.bands import BAND_ID
 from pipeline.catalog import Target
 from pipeline.errors import FrameError
-from pipeline.frame import Frame
+from pipeline.frame import Frame, Need
 from pipeline.frames import read_frame
+from pipeline.identity import SHAPE
 from pipeline.naming import FrameId
 from pipeline.starphot import Positions, StarFluxes, find_stars, measure_stars
 from pipeline.survey import ThumbnailConfig
-from pipeline.thumbnails import cut_thumbnails
+from pipeline.thumbnails import cut_thumbnails, rows_looked_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class FrameJob:
     config: ThumbnailConfig
     stars: Positions | None = None
     """Of a DR7 frame: where to measure standard stars."""
+    partial_decoding: bool = True
+    """Whether no more of a DR8+ frame is decompressed than its thumbnails need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +59,10 @@ def cut_frame(job: FrameJob) -> FrameCut:
     FrameError
         One of its three files is corrupt or contradicts its name.
     """
-    frame = _read(job)
     ra_deg = np.array([target.ra_deg for target in job.targets])
     dec_deg = np.array([target.dec_deg for target in job.targets])
+    need = partial(rows_looked_at, ra_deg_T=ra_deg, dec_deg_T=dec_deg, config=job.config, shape=SHAPE)
+    frame = _read(job, need if job.partial_decoding else None)
     cut = cut_thumbnails(frame, ra_deg, dec_deg, job.config)
     shared = {
         "band_id": BAND_ID[job.frame.band],
@@ -112,13 +117,14 @@ def find_frame_stars(job: FrameJob) -> Positions:
     return find_stars(_read(job))
 
 
-def _read(job: FrameJob) -> Frame:
+def _read(job: FrameJob, need: Need | None = None) -> Frame:
     frame = read_frame(
         job.frame_file.path,
         job.calibration_file.path,
         job.mask_file.path if job.mask_file else None,
         rerun=job.frame.rerun,
         astrometry=job.config.astrometry,
+        need=need,
     )
     if frame.id != job.frame:
         raise FrameError(f"{job.frame_file.path.name} was asked for as frame {job.frame}")

@@ -1,8 +1,8 @@
 """Every error this package raises on purpose, in one place.
 
 A message says what was expected, what was found, where, and what to do. The class says who has to
-act: the user (`ConfigError`, `CatalogError`), the archive (`ArchiveError` and its children), or
-nobody (`FrameError` becomes a counted skip of the dataset).
+act: the user (`ConfigError`, `CatalogError`), the archive (`ArchiveError` and its children), its
+authors (`RowsNotRead`), or nobody (`FrameError` becomes a counted skip of the dataset).
 """
 
 
@@ -44,6 +44,10 @@ class ChangedUpstream(ArchiveError):
 
 class FrameError(PipelineError):
     """A frame or one of its sidecars is corrupt, incomplete or contradicts its own name."""
+
+
+class RowsNotRead(PipelineError):
+    """Pixels are looked at that were not asked for when their frame was read: a mistake in this package."""
 
 
 class WorkerDied(PipelineError):

@@ -134,7 +134,10 @@ def fetch_frame(exposure: Exposure, band: Band, source: Source) -> tuple[FrameJo
     except NotInArchive as error:
         detail = SERVER_ADDRESS.sub("", f"cut without mask planes: {error}")
         notes = (Skip(NO_MASK, detail, frame=str(frame)),)
-    job = FrameJob(exposure.archive, image_path, frame, image, table, planes, (), survey.thumbnails)
+    in_part = survey.archive(exposure.archive).partial_decoding
+    job = FrameJob(
+        exposure.archive, image_path, frame, image, table, planes, (), survey.thumbnails, partial_decoding=in_part
+    )
     return job, notes, sum(file.n_bytes for file in files if not file.from_cache)
 
 

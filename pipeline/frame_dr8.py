@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.calibrate import variance_nmgy2
+from pipeline.errors import RowsNotRead
 from pipeline.frame import FieldCalibration, Window
 from pipeline.hdus import Hdu
 from pipeline.identity import SHAPE
@@ -29,6 +30,8 @@ class Dr8Pixels:
     sky: SkyMap
     mask_YX: NDArray[np.uint8]
     calibration: FieldCalibration
+    read_Y: NDArray[np.bool_] | None = None
+    """Which rows of the image have been read; None: all."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -42,7 +45,15 @@ class Dr8Pixels:
         return float(self.nmgy_per_count_X[len(self.nmgy_per_count_X) // 2])
 
     def window(self, rows: slice, columns: slice) -> Window:
-        """A rectangle; its counts are recovered by inverting calibration and sky."""
+        """A rectangle; its counts are recovered by inverting calibration and sky.
+
+        Raises
+        ------
+        RowsNotRead
+            The image was read in part, and not all of these rows with it.
+        """
+        if self.read_Y is not None and not self.read_Y[rows].all():
+            raise RowsNotRead(f"rows {rows.start} to {rows.stop} of a frame were not asked for when it was read")
         image_YX = self.image_YX[rows, columns].astype(np.float32)
         nmgy_per_count_X = self.nmgy_per_count_X[columns]
         counts_YX = image_YX / nmgy_per_count_X + self.sky.counts(rows, columns)
@@ -73,8 +84,13 @@ def _clamped(position: Floats, size: int) -> tuple[NDArray[np.intp], Floats]:
     return lower, np.asarray(inside - lower, dtype=np.float32)
 
 
-def dr8_pixels(hdus: Sequence[Hdu], mask_YX: NDArray[np.uint8], calibration: FieldCalibration) -> Dr8Pixels:
-    """Image, calibration vector and sky of a frame file's first three HDUs.
+def dr8_pixels(
+    hdus: Sequence[Hdu],
+    mask_YX: NDArray[np.uint8],
+    calibration: FieldCalibration,
+    read_Y: NDArray[np.bool_] | None = None,
+) -> Dr8Pixels:
+    """Image, calibration vector and sky of a frame file's first three HDUs, of which `read_Y` rows are there.
 
     Raises
     ------
@@ -94,4 +110,4 @@ def dr8_pixels(hdus: Sequence[Hdu], mask_YX: NDArray[np.uint8], calibration: Fie
         raise ValueError("calibration vector is not positive everywhere")
     if hdus[0].image.dtype != ">f4":
         raise ValueError(f"BITPIX is {hdus[0].header['BITPIX']}, expected -32")
-    return Dr8Pixels(hdus[0].image, nmgy_per_count_X, sky, mask_YX, calibration)
+    return Dr8Pixels(hdus[0].image, nmgy_per_count_X, sky, mask_YX, calibration, read_Y)

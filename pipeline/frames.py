@@ -18,10 +18,11 @@ from pipeline.astrometry import AsTrans, HeaderSolution, Solution
 from pipeline.calibrate import read_calibration
 from pipeline.compressed import read_start
 from pipeline.errors import FrameError
-from pipeline.fitsfile import blaming, open_fits
+from pipeline.fitsfile import blaming
 from pipeline.fpc import fpc_pixels
-from pipeline.frame import SECONDS_PER_DAY, FieldCalibration, Frame, Pixels, ZeropointSource
+from pipeline.frame import SECONDS_PER_DAY, FieldCalibration, Frame, Need, Pixels, ZeropointSource
 from pipeline.frame_dr8 import dr8_pixels
+from pipeline.frame_rows import open_frame
 from pipeline.hdus import BLOCK, Hdu, header_bytes
 from pipeline.identity import SHAPE, check_identity, check_image_header
 from pipeline.masks import read_mask
@@ -83,10 +84,12 @@ def read_frame(
     *,
     rerun: int,
     astrometry: Literal["full", "header"] = "full",
+    need: Need | None = None,
 ) -> Frame:
     """Read an image file with its calibration table and, where there is one, its mask planes.
 
-    `astrometry` chooses between the survey's full solution and the header's TAN approximation to it.
+    `astrometry` chooses between the survey's full solution and the header's TAN approximation to it. With `need`, a
+    DR8+ frame is decompressed no further than for the rows that it gives; looking at others is then an error.
 
     Raises
     ------
@@ -96,12 +99,16 @@ def read_frame(
     frame = parse_frame_file(path.name, rerun=rerun)
     calibration = read_calibration(calibration_path, frame)
     mask_YX = np.zeros(SHAPE, dtype=np.uint8) if mask_path is None else read_mask(mask_path, frame, SHAPE)
-    with open_fits(path, "a readable SDSS frame") as hdus:
-        check_identity(hdus, path.name, rerun=rerun)
-        header = hdus[0].header
+    with blaming(f"{path.name} is not a readable SDSS frame", FrameError):
+        file = open_frame(path, in_part=need is not None and frame.layout == "sas-dr8")
+        check_identity(file.hdus, path.name, rerun=rerun)
+        solution = _solution(file.hdus, calibration, path, astrometry)
+        if need is not None:
+            file = file.with_rows(need(solution))
+        hdus, header = file.hdus, file.hdus[0].header
         pixels: Pixels
         if frame.layout == "sas-dr8":
-            pixels = dr8_pixels(hdus, mask_YX, calibration)
+            pixels = dr8_pixels(hdus, mask_YX, calibration, file.read_Y)
             zeropoint_nmgy, source = pixels.nmgy_per_count, ZeropointSource.FRAME
         else:
             pixels = fpc_pixels(hdus[0], mask_YX, calibration)
@@ -109,7 +116,7 @@ def read_frame(
         return Frame(
             id=frame,
             pixels=pixels,
-            solution=_solution(hdus, calibration, path, astrometry),
+            solution=solution,
             tai_row0_s=_row0_tai_s(header, calibration, path),
             row_clock_s=_positive(header, "C_OBS", path) * 1e-6,
             exposure_s=_positive(header, "EXPTIME", path),

@@ -56,6 +56,8 @@ class ArchiveConfig(Config):
     """`at-fetch`: a file enters the cache only once its checksum, FITS structure and identity have been checked;
     `when-cut`: decoding finds out, which saves 0.7 s per `frame-*.fits.bz2`; a corrupt file is then fetched anew."""
 
+    partial_decoding: bool = True
+    """Of a `frame-*.fits.bz2` no more is decompressed than its thumbnails need; what is not is not checked when cut."""
     changed_files: Literal["refuse", "accept"] = "refuse"
     """A file that is not what it was when it was first fetched fails its cell and is reported; `accept`: it replaces
     the old one, and is reported. The ledger in the cache remembers both."""
@@ -356,9 +358,10 @@ class SurveyConfig(Config):
 
 
 _PATIENCE = (
-    "base_urls", "max_connections", "min_kb_per_s", "timeout_s", "attempts", "max_outage_h", "verify", "changed_files"
+    "base_urls", "max_connections", "min_kb_per_s", "timeout_s", "attempts", "max_outage_h", "verify",
+    "partial_decoding", "changed_files"
 )  # fmt: skip
-"""Keys of an archive that say how files are fetched, not which."""
+"""Keys of an archive that say how files are fetched and read, not which."""
 
 
 def load_survey(name_or_path: str | Path) -> SurveyConfig:

@@ -16,6 +16,7 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from pipeline import spline
+from pipeline.astrometry import Solution
 from pipeline.frame import Frame, Window
 from pipeline.sequences import MaskBit
 from pipeline.survey import ThumbnailConfig
@@ -80,7 +81,7 @@ def cut_thumbnails(frame: Frame, ra_deg_T: Floats, dec_deg_T: Floats, config: Th
     neighbours: a smooth fill stands in for them, and within a pixel of them the image is interpolated linearly, which
     cannot ring. Within a pixel of one that is not a number the thumbnail is not covered.
     """
-    affine_T23 = grid_affine(frame, ra_deg_T, dec_deg_T, config)
+    affine_T23 = grid_affine(frame.solution, ra_deg_T, dec_deg_T, config)
     x_pix_T, y_pix_T = frame.world_to_pixel(ra_deg_T, dec_deg_T)
     shape = (len(ra_deg_T), config.size, config.size)
     image_THW = np.empty(shape, dtype=np.float32)
@@ -88,7 +89,7 @@ def cut_thumbnails(frame: Frame, ra_deg_T: Floats, dec_deg_T: Floats, config: Th
     mask_THW = np.empty(shape, dtype=np.uint8)
     noise_factor_T = np.empty(shape[0], dtype=np.float32)
     for target, (affine_23, ra_deg, dec_deg) in enumerate(zip(affine_T23, ra_deg_T, dec_deg_T, strict=True)):
-        position_2HW = _positions(frame, affine_23, ra_deg, dec_deg, config)
+        position_2HW = _positions(frame.solution, affine_23, ra_deg, dec_deg, config)
         planes = _resample(frame, position_2HW, abs(_determinant(affine_23)), spline.ORDER[config.kernel])
         image_THW[target], variance_THW[target], mask_THW[target], noise_factor_T[target] = planes
     covered_THW = (mask_THW & MaskBit.UNCOVERED) == 0
@@ -104,7 +105,7 @@ def cut_thumbnails(frame: Frame, ra_deg_T: Floats, dec_deg_T: Floats, config: Th
     )
 
 
-def grid_affine(frame: Frame, ra_deg_T: Floats, dec_deg_T: Floats, config: ThumbnailConfig) -> Floats:
+def grid_affine(solution: Solution, ra_deg_T: Floats, dec_deg_T: Floats, config: ThumbnailConfig) -> Floats:
     """Affine map from thumbnail (row, column) to frame (y, x) of each target, shape T × 2 × 3.
 
     Fitted to nine nodes of the grid: over the 13″ of a thumbnail the map differs from an affine one by
@@ -116,11 +117,20 @@ def grid_affine(frame: Frame, ra_deg_T: Floats, dec_deg_T: Floats, config: Thumb
     middle = (config.size - 1) / 2
     step_deg = config.pixel_scale_arcsec / 3600
     ra_T9, dec_T9 = _gnomonic(ra_deg_T, dec_deg_T, -(column_9 - middle) * step_deg, (row_9 - middle) * step_deg)
-    x_T9, y_T9 = frame.world_to_pixel(ra_T9, dec_T9)
+    x_T9, y_T9 = solution.world_to_pixel(ra_T9, dec_T9)
     fit_39 = np.linalg.pinv(np.column_stack([row_9, column_9, np.ones(9)]))
     # Summed row by row: a matrix product rounds differently with the number of targets, and an object's
     # thumbnails must not change by one bit with its neighbours.
     return np.stack([(axis_T9[:, None, :] * fit_39).sum(axis=2) for axis_T9 in (y_T9, x_T9)], axis=1)
+
+
+def rows_looked_at(
+    solution: Solution, ra_deg_T: Floats, dec_deg_T: Floats, config: ThumbnailConfig, shape: tuple[int, int]
+) -> list[slice]:
+    """Rows, of a frame of this shape, that `cut_thumbnails` will look at for each target."""
+    affine_T23 = grid_affine(solution, ra_deg_T, dec_deg_T, config)
+    places = zip(affine_T23, ra_deg_T, dec_deg_T, strict=True)
+    return [_crop(_positions(solution, *place, config)[0].ravel(), shape[0]) for place in places]
 
 
 def _gnomonic(ra_deg_T: Floats, dec_deg_T: Floats, xi_deg_P: Floats, eta_deg_P: Floats) -> tuple[Floats, Floats]:
@@ -141,14 +151,14 @@ def _determinant(affine_23: Floats) -> float:
     return float(affine_23[0, 0] * affine_23[1, 1] - affine_23[0, 1] * affine_23[1, 0])
 
 
-def _positions(frame: Frame, affine_23: Floats, ra_deg: float, dec_deg: float, config: ThumbnailConfig) -> Floats:
+def _positions(solution: Solution, affine_23: Floats, ra_deg: float, dec_deg: float, config: ThumbnailConfig) -> Floats:
     """Where the thumbnail's pixels are on the frame, (y, x) × H × W."""
     index = np.arange(config.size, dtype=np.float64)
     if config.size <= MAX_AFFINE_PX:
         return np.stack([m[0] * index[:, None] + (m[1] * index + m[2]) for m in affine_23])
     offset_deg = (index - (config.size - 1) / 2) * config.pixel_scale_arcsec / 3600
     eta_deg, xi_deg = (axis.ravel() for axis in np.meshgrid(offset_deg, -offset_deg, indexing="ij"))
-    x, y = frame.world_to_pixel(*_gnomonic(np.array([ra_deg]), np.array([dec_deg]), xi_deg, eta_deg))
+    x, y = solution.world_to_pixel(*_gnomonic(np.array([ra_deg]), np.array([dec_deg]), xi_deg, eta_deg))
     return np.stack([y, x]).reshape(2, config.size, config.size)
 
 

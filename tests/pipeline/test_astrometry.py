@@ -139,7 +139,7 @@ def test_a_thumbnail_is_small_enough_to_be_affine(real_data: Path) -> None:
     config = ThumbnailConfig()
     ra_deg, dec_deg = frame.solution.pixel_to_world(np.array([100.0, 1000.0, 1950.0]), np.array([80.0, 700.0, 1400.0]))
     rows, columns = np.indices((32, 32)).reshape(2, -1)
-    affine_T23 = grid_affine(frame, ra_deg, dec_deg, config)
+    affine_T23 = grid_affine(frame.solution, ra_deg, dec_deg, config)
     for target in range(3):
         wcs = target_wcs(ra_deg[target], dec_deg[target], size=32, pixel_scale_arcsec=0.396)
         sky = wcs.wcs_pix2world(np.column_stack([columns, rows]), 0)

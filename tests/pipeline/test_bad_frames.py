@@ -183,7 +183,7 @@ def test_a_header_is_read_without_the_image(
     """It says what the whole frame says, also where the image behind it is cut off."""
     image, table, _ = files_of(tiny_archive, frame)
     whole = read_frame(image, table, None, rerun=frame.rerun, astrometry="header")
-    monkeypatch.setattr(frames, "open_fits", None)
+    monkeypatch.setattr(frames, "open_frame", None)
     cut = tmp_path / image.name
     # A bzip2 stream gives nothing before its first block of 900 kB is complete: a twelfth of a frame.
     cut.write_bytes(image.read_bytes()[: 900_000 if image.suffix == ".bz2" else 70_000])
