@@ -334,9 +334,12 @@ def nights_of(sequence: Sequence, band: Band) -> tuple[float, float] | None:
 
 
 def build(real: Path, root: Path) -> Dataset:
-    """The survey `real-sample` from real files over HTTP, by the steps of a build without their orchestrator."""
+    """The two nights of survey `real-sample`, over HTTP, by the steps of a build without their orchestrator."""
     with ArchiveServer(real / "archive") as server:
         survey = load_survey(str(write_real_sample(real, server.url, root)))
+        archives = tuple(one for one in survey.archives if one.name == "das")
+        index = tuple(one for one in survey.index if one.kind == "tsfield")
+        survey = survey.model_copy(update={"archives": archives, "index": index})
         with open_archive(survey, root) as archive, worker_pool(2) as pool:
             planned = prepare(survey, root, archive)
             results = [
