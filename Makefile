@@ -30,7 +30,7 @@ test: $(VENV)/.installed  ## The whole test suite
 test-remote: $(VENV)/.installed  ## Whether the real SDSS servers are as this software takes them to be, in a minute
 	$(BIN)/pytest tests/remote -m remote_data --tb=line --durations=0
 
-bench: $(VENV)/.installed  ## Measure every claim about speed; each script prints its table (BENCH=--quick: under a minute each)
+bench: $(VENV)/.installed  ## Measure every claim about speed and accuracy; each script prints its table (BENCH=--quick: under a minute each)
 	@for script in benchmarks/*.py; do echo "== $$script"; PYTHONPATH=. $(BIN)/python $$script $(BENCH) || exit 1; done
 
 lint: $(VENV)/.installed  ## Style and types
