@@ -2,7 +2,7 @@
 
 The files lie on disk, warm in the system's cache; nothing is fetched. Objects are at random places of the frame, the
 same for all. Compared with ours (`pipeline.cutting.cut_frame`: read, check, decode, sky, masks; image, variance and
-mask of every thumbnail) are
+mask of every thumbnail; of fpC, where the pipeline checks zero points, the fluxes of the frame's standard stars) are
 
 floor       decoding the image, and for fpC our model of its sky: what no way of cutting can do without
 floor, sep  the same with one plain pass of `sep.Background` for a sky: for information
@@ -190,7 +190,7 @@ def first_jobs(arguments: Sequence[str]) -> tuple[float, float]:
     image, table, mask, rerun, ra_deg, dec_deg = arguments
     frame = parse_frame_file(Path(image).name, rerun=int(rerun))
     files = FrameFiles(frame, Path(image), Path(table), Path(mask))
-    job = files.job(np.array([float(ra_deg)]), np.array([float(dec_deg)]), CONFIG)
+    job = files.job(np.array([float(ra_deg)]), np.array([float(dec_deg)]), CONFIG, check_stars=False)
     return seconds(partial(cut_frame, job)), seconds(partial(cut_frame, job))
 
 

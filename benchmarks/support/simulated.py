@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from benchmarks.support.files import FORMATS, FrameFiles
 from benchmarks.support.reference import reproject_crop
 from benchmarks.support.scenes import RUNS, Scene, write_scene
-from benchmarks.support.stars import centroids, circle_sums, profile_fluxes
+from benchmarks.support.stars import centroids, circle_sums, circle_weights, profile_fluxes
 from pipeline.astrometry import HeaderSolution
 from pipeline.frame import Frame
 from pipeline.naming import Layout
@@ -108,6 +108,7 @@ def collect_noise(scene: Scene, frame: Frame, noise: dict[str, list[Floats]]) ->
 
     Aperture sums are taken about their mean in the frame: what the frame's sky is off by is a figure of its own.
     """
+    weights_AHW = circle_weights(ThumbnailConfig().size, tuple(APERTURES), APERTURE_PX)
     for kernel in KERNELS:
         config = ThumbnailConfig(kernel=kernel)
         cut = cut_thumbnails(frame, scene.empty_ra_deg, scene.empty_dec_deg, config)
@@ -118,7 +119,9 @@ def collect_noise(scene: Scene, frame: Frame, noise: dict[str, list[Floats]]) ->
         noise[f"{kernel}_aperture_measured"].append((sums - sums.mean()) ** 2 * len(sums) / (len(sums) - 1))
         sky = sums.mean() / (np.pi * APERTURE_PX**2) / np.sqrt(independent_THW.mean())
         noise[f"{kernel}_sky"].append(np.array([sky]))
-        noise[f"{kernel}_aperture_predicted"].append(circle_sums(independent_THW, APERTURES, APERTURE_PX).ravel())
+        noise[f"{kernel}_aperture_predicted"].append(
+            np.tensordot(independent_THW.astype(np.float64), weights_AHW**2, 2 * [[1, 2]]).ravel()
+        )
 
 
 def noise_figures(noise: Mapping[str, Sequence[Floats]]) -> dict[str, float]:
