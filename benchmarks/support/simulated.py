@@ -119,9 +119,7 @@ def collect_noise(scene: Scene, frame: Frame, noise: dict[str, list[Floats]]) ->
         noise[f"{kernel}_aperture_measured"].append((sums - sums.mean()) ** 2 * len(sums) / (len(sums) - 1))
         sky = sums.mean() / (np.pi * APERTURE_PX**2) / np.sqrt(independent_THW.mean())
         noise[f"{kernel}_sky"].append(np.array([sky]))
-        noise[f"{kernel}_aperture_predicted"].append(
-            np.tensordot(independent_THW.astype(np.float64), weights_AHW**2, 2 * [[1, 2]]).ravel()
-        )
+        noise[f"{kernel}_aperture_predicted"].append(np.einsum("thw,ahw->ta", independent_THW, weights_AHW**2).ravel())
 
 
 def noise_figures(noise: Mapping[str, Sequence[Floats]]) -> dict[str, float]:
