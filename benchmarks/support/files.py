@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import cutting
 from pipeline.archive import Fetched
 from pipeline.astrometry import AsTrans
 from pipeline.bands import BANDS
@@ -65,13 +66,13 @@ class FrameFiles:
         way = "header" if header_astrometry else "full"
         return read_frame(self.image, self.table, self.mask, rerun=self.frame.rerun, astrometry=way)  # type: ignore[arg-type]
 
-    def job(self, ra_deg: Floats, dec_deg: Floats, config: ThumbnailConfig) -> FrameJob:
-        """What a worker is given to cut thumbnails at these places."""
+    def job(self, ra_deg: Floats, dec_deg: Floats, config: ThumbnailConfig, *, check_stars: bool = True) -> FrameJob:
+        """What a worker is given to cut thumbnails at these places; as in a build, fpC with their standard stars."""
         targets = tuple(
             Target(f"t{number}", float(ra), float(dec), "", "", "")
             for number, (ra, dec) in enumerate(zip(ra_deg, dec_deg, strict=True))
         )
-        return FrameJob(
+        job = FrameJob(
             archive="das" if self.frame.layout == "das-dr7" else "sas",
             path=self.image.name,
             frame=self.frame,
@@ -81,6 +82,15 @@ class FrameFiles:
             targets=targets,
             config=config,
         )
+        stars = _standard_stars(self) if check_stars and self.format == "fpC" else None
+        return job if stars is None else replace(job, **{"stars": stars})
+
+
+@cache
+def _standard_stars(files: FrameFiles) -> Any | None:
+    """Those that the frame itself shows; None where the pipeline does not check zero points."""
+    find = getattr(cutting, "find_frame_stars", None)
+    return find and find(files.job(np.empty(0), np.empty(0), ThumbnailConfig(), check_stars=False))
 
 
 def _fetched(path: Path) -> Fetched:

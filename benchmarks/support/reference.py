@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from astropy.io import fits
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 from reproject import reproject_interp
 
+from pipeline.compressed import read_bytes
+from pipeline.hdus import split_hdus
 from pipeline.survey import ThumbnailConfig
 from pipeline.thumbnails import target_wcs
 
 REACH_PX: Final = 20
 """Memory of the quintic prefilter: what is farther out than this counts less than 1e-7."""
 ORDER: Final = {"nearest": 0, "bilinear": 1, "cubic": 3, "quintic": 5}
+
+
+CARDS: Final = ("CTYPE1", "CTYPE2", "CRPIX1", "CRPIX2", "CRVAL1", "CRVAL2", "CD1_1", "CD1_2", "CD2_1", "CD2_2")
+
+
+def header_wcs(image: Path) -> WCS:
+    """The TAN solution in an image file's header, without the deprecated cards beside it."""
+    header = split_hdus(read_bytes(image))[0].header
+    return WCS(fits.Header([(card, header[card]) for card in CARDS]))
 
 
 def reproject_crop(

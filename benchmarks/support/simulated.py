@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.support.files import FORMATS, FrameFiles
-from benchmarks.support.reference import reproject_crop
+from benchmarks.support.reference import header_wcs, reproject_crop
 from benchmarks.support.scenes import RUNS, Scene, write_scene
-from benchmarks.support.stars import centroids, circle_sums, profile_fluxes
-from pipeline.astrometry import HeaderSolution
+from benchmarks.support.stars import centroids, circle_sums, circle_weights, profile_fluxes
 from pipeline.frame import Frame
 from pipeline.naming import Layout
 from pipeline.sequences import MaskBit
@@ -108,6 +107,7 @@ def collect_noise(scene: Scene, frame: Frame, noise: dict[str, list[Floats]]) ->
 
     Aperture sums are taken about their mean in the frame: what the frame's sky is off by is a figure of its own.
     """
+    weights_AHW = circle_weights(ThumbnailConfig().size, tuple(APERTURES), APERTURE_PX)
     for kernel in KERNELS:
         config = ThumbnailConfig(kernel=kernel)
         cut = cut_thumbnails(frame, scene.empty_ra_deg, scene.empty_dec_deg, config)
@@ -118,7 +118,7 @@ def collect_noise(scene: Scene, frame: Frame, noise: dict[str, list[Floats]]) ->
         noise[f"{kernel}_aperture_measured"].append((sums - sums.mean()) ** 2 * len(sums) / (len(sums) - 1))
         sky = sums.mean() / (np.pi * APERTURE_PX**2) / np.sqrt(independent_THW.mean())
         noise[f"{kernel}_sky"].append(np.array([sky]))
-        noise[f"{kernel}_aperture_predicted"].append(circle_sums(independent_THW, APERTURES, APERTURE_PX).ravel())
+        noise[f"{kernel}_aperture_predicted"].append(np.einsum("thw,ahw->ta", independent_THW, weights_AHW**2).ravel())
 
 
 def noise_figures(noise: Mapping[str, Sequence[Floats]]) -> dict[str, float]:
@@ -142,7 +142,7 @@ def from_reproject(files: FrameFiles, ra_deg: Floats, dec_deg: Floats) -> tuple[
     do not ring into their neighbours, and a plain spline lets them ring (3e-3 of the peak beside a real star).
     """
     frame = files.read(header_astrometry=True)
-    assert isinstance(frame.solution, HeaderSolution)
+    wcs = header_wcs(files.image)
     felt = cut_thumbnails(frame, ra_deg, dec_deg, ThumbnailConfig(size=FELT_SIZE))
     clean = np.flatnonzero(~((felt.mask_THW & int(MaskBit.SATUR)) > 0).any(axis=(1, 2)))
     image_YX, worst = frame.whole().image_YX, dict.fromkeys(KERNELS, 0.0)
@@ -151,7 +151,7 @@ def from_reproject(files: FrameFiles, ra_deg: Floats, dec_deg: Floats) -> tuple[
         cut = cut_thumbnails(frame, ra_deg, dec_deg, config)
         for n in clean:
             place = float(ra_deg[n]), float(dec_deg[n])
-            reference_HW = reproject_crop(image_YX, frame.solution.wcs, *place, config)
+            reference_HW = reproject_crop(image_YX, wcs, *place, config)
             apart = np.abs(cut.image_THW[n] - reference_HW).max() / reference_HW.max()
             worst[kernel] = max(worst[kernel], float(apart))
     return worst, len(clean)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import sep
 from numpy.typing import NDArray
@@ -38,6 +40,17 @@ def circle_sums(plane_THW: NDArray[np.float32], places: list[tuple[float, float]
     middle = (plane_THW.shape[1] - 1) / 2
     x, y = (np.array(axis) + middle for axis in zip(*places, strict=True))
     return np.array([sep.sum_circle(np.ascontiguousarray(plane), x, y, radius_px, subpix=0)[0] for plane in plane_THW])
+
+
+@cache
+def circle_weights(size: int, places: tuple[tuple[float, float], ...], radius_px: float) -> Floats:
+    """Part of each pixel inside each circle, places × H × W: what `circle_sums` weighs it with.
+
+    The variance of a sum is that of its pixels times the squares of these; an edge pixel that is half inside adds a
+    quarter of its variance, where `sep` counts half: 5 % too much in all for a circle of 3″.
+    """
+    unit = np.eye(size * size, dtype=np.float32).reshape(-1, size, size)
+    return circle_sums(unit, list(places), radius_px).T.reshape(len(places), size, size)
 
 
 def spread(values: Floats) -> float:
