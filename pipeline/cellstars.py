@@ -143,7 +143,10 @@ def _find(exposure: Exposure, band: Band, source: Source) -> Positions | None:
     try:
         job, _, _ = fetch_frame(exposure, band, source)
         return source.executor.submit(find_frame_stars, job).result()
-    except (NotInArchive, BadPayload, FrameError):
+    except BadPayload as error:
+        source.spoilt[exposure.frame(band)] = error
+        return None
+    except (NotInArchive, FrameError):
         return None
     except BrokenExecutor as error:
         frame = exposure.frame(band)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import PurePosixPath
@@ -26,9 +26,10 @@ from pipeline.survey import SurveyConfig
 
 SERVER_ADDRESS: Final = re.compile(r"https?://[^/\s]+/")
 """Left out of recorded reasons: the same dataset from another mirror has the same bytes."""
+BAD_PAYLOAD: Final = "bad-payload"
 NOT_IN_ARCHIVE: Final = "not-in-archive"
 NO_MASK: Final = "no-mask"
-"""Reasons of skips that a later run may find gone."""
+"""The last two are reasons of skips that a later run may find gone."""
 IN_FLIGHT_PER_WORKER: Final = 3
 """Frames fetched ahead of each decoding worker: enough to never wait, few enough to bound memory."""
 
@@ -55,6 +56,8 @@ class Source:
     executor: Executor
     workers: int
     used: Used
+    spoilt: dict[FrameId, BadPayload] = field(default_factory=dict)
+    """Frames for which the servers sent something else when stars were sought: they are not asked for again."""
 
 
 def cut_frames(cell: Cell, source: Source, stars: Positions | None) -> Iterator[Outcome]:
@@ -157,13 +160,15 @@ def _fetch_and_cut(
 ) -> Outcome:
     """Fetch one frame with its sidecars and cut it; a corrupt file is thrown away and fetched once more."""
     frame = exposure.frame(band)
+    if (known := source.spoilt.get(frame)) is not None:
+        return _skipped(BAD_PAYLOAD, exposure, frame, known)
     for last_attempt in (False, True):
         try:
             job, notes, n_bytes = fetch_frame(exposure, band, source)
         except NotInArchive as error:
             return _skipped(NOT_IN_ARCHIVE, exposure, frame, error)
         except BadPayload as error:
-            return _skipped("bad-payload", exposure, frame, error)
+            return _skipped(BAD_PAYLOAD, exposure, frame, error)
         job = replace(job, targets=targets, stars=stars if exposure.layout == "das-dr7" else None)
         try:
             return Outcome(exposure.archive, source.executor.submit(cut_frame, job).result(), notes, n_bytes)
