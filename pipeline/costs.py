@@ -28,9 +28,9 @@ MASK_MB: Final[Mapping[Layout, float]] = {"sas-dr8": 0.122, "das-dr7": 0.295}
 TABLE_MB: Final[Mapping[Layout, float]] = {"sas-dr8": 1.5, "das-dr7": 0.0288}
 """photoField (run 94 camcol 1), one per run and camcol; tsField, one per field."""
 CUT_CPU_S: Final[Mapping[Layout, float]] = {"sas-dr8": 0.46, "das-dr7": 0.11}
-"""To decode and cut one of these frames with five objects on one 2026 server core (`benchmarks/cutting.py`), stars of an
-fpC measured and, on 3 % of them, sought; decoding a DR8+ frame in part takes less, a third with one object, which is
-not counted on."""
+"""To decode and cut one of these frames with five objects on one 2026 server core (`benchmarks/cutting.py`); stars of
+an fpC measured and, on 3 % of them, sought. Decoding a DR8+ frame in part takes less, a third with one object, which
+is not counted on."""
 VERIFY_CPU_S: Final[Mapping[Layout, float]] = {"sas-dr8": 0.7, "das-dr7": 0.03}
 """To unpack one as it arrives, where the archive's `verify` is `at-fetch`."""
 TRANSFER_MB_PER_S: Final = 8.0
