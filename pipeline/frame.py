@@ -24,6 +24,8 @@ class ZeropointSource(IntEnum):
 
     FRAME = 1
     TSFIELD = 2
+    STANDARD_STARS = 3
+    """tsField, corrected by standard stars."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from pipeline.atomic import replacing
-from pipeline.bands import BANDS, Band
+from pipeline.bands import BANDS
 from pipeline.errors import CatalogError
 from pipeline.manifest import Skip
 from pipeline.naming import FrameId
@@ -214,7 +214,7 @@ def _fit(
     n_frames: int,
 ) -> tuple[Floats, Floats, Floats]:
     """Magnitude of each star, offset of each frame, and weights of the stars, by turns until they agree."""
-    mag_S, offset_F, weight_S = np.zeros(n_stars), np.zeros(n_frames), np.zeros(n_stars)
+    offset_F, weight_S = np.zeros(n_frames), np.zeros(n_stars)
     first_S = np.full(n_stars, np.inf)
     np.minimum.at(first_S, star_N, mag_N)
     mag_S = np.where(np.isfinite(first_S), first_S, 0.0)
@@ -255,8 +255,3 @@ def write_standards(path: Path, standards: Standards) -> None:
         columns[f"n_{band}"] = standards.n_frames_S5[:, column]
     with replacing(path) as temporary:
         pq.write_table(pa.table(columns, schema=STANDARDS_SCHEMA), temporary, compression="zstd")
-
-
-def band_column(band: Band) -> int:
-    """Column of a band in arrays of five."""
-    return BANDS.index(band)

@@ -184,7 +184,7 @@ def _resample(
     image_N[uncovered_N] = variance_N[uncovered_N] = np.nan
     factor = float(factor_N[~uncovered_N].mean()) if not uncovered_N.all() else np.nan
     image_HW, variance_HW = (
-        (plane_N).astype(np.float32).reshape(shape) for plane_N in (image_N * area, variance_N * area**2)
+        plane_N.astype(np.float32).reshape(shape) for plane_N in (image_N * area, variance_N * area**2)
     )
     return image_HW, variance_HW, mask_N.reshape(shape), factor
 

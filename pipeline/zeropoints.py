@@ -12,16 +12,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.bands import Band
+from pipeline.bands import BANDS, Band
+from pipeline.frame import ZeropointSource
 from pipeline.robust import robust_mean
-from pipeline.standards import Standards, band_column, magnitudes
+from pipeline.standards import Standards, magnitudes
 from pipeline.starphot import StarFluxes
 from pipeline.survey import CalibrationConfig
 
 SIGNIFICANT: Final = 3.0
 """Errors that an offset must be away from 0 to be believed."""
-STANDARD_STARS: Final = 3
-"""`zeropoint_source` of a corrected frame."""
 
 
 class ZeropointFlag(IntFlag):
@@ -67,13 +66,14 @@ UNCHECKED: Final = ZeropointCheck(math.nan, math.nan, math.nan, 0, ZeropointFlag
 def check_zeropoint(stars: StarFluxes, band: Band, standards: Standards, config: CalibrationConfig) -> ZeropointCheck:
     """Compare a frame's stars with the standards, and apply the rule."""
     star_M, mag_M, sigma_M = magnitudes(stars)
-    standard_M = standards.flux_nmgy_S5[star_M, band_column(band)]
+    column = BANDS.index(band)
+    standard_M = standards.flux_nmgy_S5[star_M, column]
     known_M = np.isfinite(standard_M)
     n_stars = int(known_M.sum())
     if n_stars < config.min_stars:
         return ZeropointCheck(math.nan, math.nan, math.nan, n_stars, ZeropointFlag.TOO_FEW_STARS)
     difference = mag_M[known_M] + 2.5 * np.log10(standard_M[known_M])
-    sigma = np.hypot(sigma_M[known_M], standards.error_mag_S5[star_M, band_column(band)][known_M])
+    sigma = np.hypot(sigma_M[known_M], standards.error_mag_S5[star_M, column][known_M])
     offset, error, scatter = robust_mean(difference, sigma)
     error = math.hypot(error, 2.5 / math.log(10) * stars.correction_error)
     flags = ZeropointFlag.CHECKED
@@ -90,5 +90,8 @@ def apply_check(record: dict[str, Any], check: ZeropointCheck) -> dict[str, Any]
     if check.flags & ZeropointFlag.CORRECTED:
         factor = check.factor
         corrected |= {name: record[name] * np.float32(factor) for name in ("image", "zeropoint", "sky_nmgy_arcsec2")}
-        corrected |= {"variance": record["variance"] * np.float32(factor**2), "zeropoint_source": STANDARD_STARS}
+        corrected |= {
+            "variance": record["variance"] * np.float32(factor**2),
+            "zeropoint_source": int(ZeropointSource.STANDARD_STARS),
+        }
     return corrected

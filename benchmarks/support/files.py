@@ -6,21 +6,21 @@ import os
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import cutting
 from pipeline.archive import Fetched
 from pipeline.astrometry import AsTrans
 from pipeline.bands import BANDS
 from pipeline.catalog import Target
-from pipeline.cutting import FrameJob
+from pipeline.cutting import FrameJob, find_frame_stars
 from pipeline.frame import Frame
 from pipeline.frames import read_frame
 from pipeline.identity import SHAPE
 from pipeline.naming import DAS_FOLDER, FrameId, calibration_path, frame_path, mask_path, parse_frame_file
+from pipeline.starphot import Positions
 from pipeline.survey import ThumbnailConfig
 
 Floats = NDArray[np.float64]
@@ -83,14 +83,13 @@ class FrameFiles:
             config=config,
         )
         stars = _standard_stars(self) if check_stars and self.format == "fpC" else None
-        return job if stars is None else replace(job, **{"stars": stars})
+        return replace(job, stars=stars)
 
 
 @cache
-def _standard_stars(files: FrameFiles) -> Any | None:
-    """Those that the frame itself shows; None where the pipeline does not check zero points."""
-    find = getattr(cutting, "find_frame_stars", None)
-    return find and find(files.job(np.empty(0), np.empty(0), ThumbnailConfig(), check_stars=False))
+def _standard_stars(files: FrameFiles) -> Positions:
+    """Those that the frame itself shows."""
+    return find_frame_stars(files.job(np.empty(0), np.empty(0), ThumbnailConfig(), check_stars=False))
 
 
 def _fetched(path: Path) -> Fetched:

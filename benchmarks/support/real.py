@@ -319,10 +319,9 @@ def nights_of(sequence: Sequence, band: Band) -> tuple[float, float] | None:
     if any(len(found) != 1 for found in rows):
         return None
     both = np.concatenate(rows)
-    factor = getattr(sequence, "noise_factor", np.ones(len(sequence)))[both, None, None]
     flux, error, ok = aperture_fluxes(
         sequence.image[both],
-        (sequence.variance[both] / factor).astype(np.float32),
+        sequence.independent_variance[both],
         sequence.mask[both],
         pixel_scale_arcsec=sequence.pixel_scale_arcsec,
         bad=SPOILT,
