@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.columns import Meaning, described
 from pipeline.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -36,39 +37,39 @@ class PhotometryFlag(IntFlag):
     """A local background was asked for, and too few pixels tell it: no fluxes."""
 
 
-def _field(name: str, kind: pa.DataType, unit: str, description: str) -> pa.Field:
-    return pa.field(name, kind, metadata={"unit": unit, "description": description})
+def _column(name: str, kind: pa.DataType, unit: str, description: str) -> pa.Field:
+    return described(name, kind, Meaning(unit, description))
 
 
 LIGHT_CURVE_SCHEMA: Final = pa.schema(
     [
-        _field("object_id", pa.string(), "", "the object, as in the manifest"),
-        _field("band", pa.string(), "", "u, g, r, i or z"),
-        _field("mjd_tai", pa.float64(), "d", "MJD (TAI) of the middle of the exposure at the object's row"),
-        _field("run", pa.int32(), "", "imaging run"),
-        _field("camcol", pa.uint8(), "", "camera column, 1 to 6"),
-        _field("field", pa.int32(), "", "field of the run"),
-        _field(
+        _column("object_id", pa.string(), "", "the object, as in the manifest"),
+        _column("band", pa.string(), "", "u, g, r, i or z"),
+        _column("mjd_tai", pa.float64(), "d", "MJD (TAI) of the middle of the exposure at the object's row"),
+        _column("run", pa.int32(), "", "imaging run"),
+        _column("camcol", pa.uint8(), "", "camera column, 1 to 6"),
+        _column("field", pa.int32(), "", "field of the run"),
+        _column(
             "aperture_flux_nmgy",
             pa.float32(),
             "nanomaggy",
             "flux within 3 arcsec, corrected for a point source's light outside; host galaxy included",
         ),
-        _field("aperture_error_nmgy", pa.float32(), "nanomaggy", "its error, from the variance"),
-        _field(
+        _column("aperture_error_nmgy", pa.float32(), "nanomaggy", "its error, from the variance"),
+        _column(
             "psf_flux_nmgy",
             pa.float32(),
             "nanomaggy",
             "flux of a point source at the object's position, fitted; host galaxy included as far as it looks like one",
         ),
-        _field("psf_error_nmgy", pa.float32(), "nanomaggy", "its error, from the variance"),
-        _field("psf_left", pa.float32(), "", "part of the PSF fit's weight that lies on usable pixels, 0 to 1"),
-        _field("psf_fwhm_arcsec", pa.float32(), "arcsec", "effective PSF width of the frame"),
-        _field("zp_offset_mag", pa.float32(), "mag", "stars less their standard magnitudes before correction"),
-        _field(
+        _column("psf_error_nmgy", pa.float32(), "nanomaggy", "its error, from the variance"),
+        _column("psf_left", pa.float32(), "", "part of the PSF fit's weight that lies on usable pixels, 0 to 1"),
+        _column("psf_fwhm_arcsec", pa.float32(), "arcsec", "effective PSF width of the frame"),
+        _column("zp_offset_mag", pa.float32(), "mag", "stars less their standard magnitudes before correction"),
+        _column(
             "zp_flags", pa.uint8(), "", "bits: 1 CHECKED, 2 CORRECTED, 4 BEYOND_LIMIT, 8 TOO_FEW_STARS; 0: not checked"
         ),
-        _field(
+        _column(
             "flags",
             pa.uint8(),
             "",
