@@ -9,6 +9,7 @@ import click
 
 from pipeline.manifest import open_dataset, verify_dataset
 from s82.output import as_json, show
+from s82.words import sharing
 
 
 @click.group("dataset")
@@ -34,3 +35,7 @@ def verify(path: Path, as_json: bool) -> None:
     show({"dataset": str(path), "problems": problems}, as_json=as_json)
     if problems:
         sys.exit(1)
+
+
+command.add_command(sharing.export)
+command.add_command(sharing.lightcurves)
