@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import date, timedelta
 from importlib.resources import files
 from string import Template
@@ -13,7 +14,6 @@ from typing import Any, Final
 from pipeline.bands import BANDS
 from pipeline.croissant import LICENCE_URL, SIMULATED_LICENCE
 from pipeline.manifest import Dataset, DatasetInfo, Skip
-from pipeline.naming import MANIFEST_FILE
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -82,7 +82,7 @@ def export_card(dataset: Dataset, shards: Sequence[str]) -> str:
         about=_about(info),
         size=info.size,
         example=splits[0] if len(splits) < 3 else "+".join(splits[:2]),
-        splits=_splits(dataset.table(MANIFEST_FILE).to_pylist()),
+        splits=_splits([asdict(row) for row in dataset.objects]),
         content_hash=info.content_hash,
         acknowledgement=_text("acknowledgement.md").rstrip(),
     )
