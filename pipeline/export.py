@@ -65,9 +65,11 @@ def export_dataset(dataset: Dataset, out: Path, options: ExportOptions = ExportO
     ConfigError
         `out` exists.
     SequenceError, DatasetError
-        An object's file is damaged, another's, or has values that float16 cannot hold.
+        An object's file is damaged, another's, or has values that float16 cannot hold; or there is no object.
     """
     schema = export_schema(dataset.info.size, options)
+    if not dataset.objects:
+        raise DatasetError(f"{dataset.path} holds no object: there is nothing to export")
     planned = plan_shards(dataset, image_bytes(dataset.info.size, options))
     with creating(out) as folder:
         for shard in planned:

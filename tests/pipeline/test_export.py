@@ -134,3 +134,8 @@ def test_images_of_another_size_than_the_dataset_says_are_refused(dataset: Datas
     lying = dataclasses.replace(dataset, info=dataset.info.model_copy(update={"size": 16}))
     with pytest.raises(DatasetError, match=r"\.h5 has images of 8 × 8 px, its dataset 16"):
         export_dataset(lying, tmp_path / "out")
+
+
+def test_a_dataset_without_objects_is_not_exported(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="holds no object"):
+        export_dataset(dataclasses.replace(dataset, objects=()), tmp_path / "out")
