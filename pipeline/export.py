@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.atomic import creating
 from pipeline.card import export_card
 from pipeline.columns import MEANINGS, Meaning, described
-from pipeline.errors import DatasetError
+from pipeline.errors import ConfigError, DatasetError
 from pipeline.manifest import Dataset, ObjectRow
 from pipeline.naming import CARD_FILE, MANIFEST_FILE
 from pipeline.sequences import COLUMNS, Sequence
@@ -30,6 +30,8 @@ SHARD_BYTES: Final = 500_000_000
 """Most that the images of one file take up, unless one object takes more."""
 GROUP_BYTES: Final = 32_000_000
 """The same for a row group: what is held in memory, here and by whoever reads the file in a stream."""
+PARQUET: Final[dict[str, Any]] = {"compression": "zstd", "write_page_checksum": True}
+"""Files that travel carry a checksum of each page; readers that know none leave it."""
 UNLABELLED: Final = "unlabelled"
 """The split of objects without a class."""
 
@@ -63,11 +65,12 @@ def export_dataset(dataset: Dataset, out: Path, options: ExportOptions = ExportO
     Raises
     ------
     ConfigError
-        `out` exists.
+        `out` exists, or is inside the dataset.
     SequenceError, DatasetError
         An object's file is damaged, another's, or has values that float16 cannot hold; or there is no object.
     """
     schema = export_schema(dataset.info.size, options)
+    check_outside(dataset, out)
     if not dataset.objects:
         raise DatasetError(f"{dataset.path} holds no object: there is nothing to export")
     planned = plan_shards(dataset, image_bytes(dataset.info.size, options))
@@ -78,6 +81,12 @@ def export_dataset(dataset: Dataset, out: Path, options: ExportOptions = ExportO
             _write_shard(file, dataset, shard, schema)
         (folder / CARD_FILE).write_text(export_card(dataset, [shard.file for shard in planned]), encoding="utf-8")
     return planned
+
+
+def check_outside(dataset: Dataset, out: Path) -> None:
+    """Raise `ConfigError` if `out` is inside the dataset: a published version stays as it is."""
+    if out.resolve().is_relative_to(dataset.path.resolve()):
+        raise ConfigError(f"{out} is inside the dataset {dataset.path}, which stays as it is: name another place")
 
 
 def export_schema(size: int, options: ExportOptions) -> pa.Schema:
@@ -134,7 +143,7 @@ def _portions(rows: Iterable[ObjectRow], most_images: int) -> Iterator[list[Obje
 def _write_shard(file: Path, dataset: Dataset, shard: Shard, schema: pa.Schema) -> None:
     size = dataset.info.size
     group_images = GROUP_BYTES // (9 * size**2)
-    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(file, schema, **PARQUET) as writer:
         for rows in _portions(shard.rows, group_images):
             sequences = [dataset.sequence(row) for row in rows]
             for row, sequence in zip(rows, sequences, strict=True):

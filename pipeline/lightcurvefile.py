@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.atomic import replacing
 from pipeline.bands import BANDS
+from pipeline.export import PARQUET, check_outside
 from pipeline.forced import forced_photometry
 from pipeline.lightcurves import LIGHT_CURVE_SCHEMA
 from pipeline.manifest import Dataset
@@ -48,9 +49,12 @@ def write_light_curves(dataset: Dataset, out: Path, *, subtract_background: bool
 
     Raises
     ------
+    ConfigError
+        `out` is inside the dataset.
     SequenceError, DatasetError
         An object's file is damaged, or another's.
     """
+    check_outside(dataset, out)
     notes = {
         "dataset_id": dataset.info.dataset_id,
         "content_hash": dataset.info.content_hash,
@@ -59,7 +63,7 @@ def write_light_curves(dataset: Dataset, out: Path, *, subtract_background: bool
     }
     schema = LIGHT_CURVE_SCHEMA.with_metadata(notes)
     n_rows = 0
-    with replacing(out) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with replacing(out) as temporary, pq.ParquetWriter(temporary, schema, **PARQUET) as writer:
         for rows in _row_groups(dataset, subtract_background=subtract_background):
             writer.write_table(rows.replace_schema_metadata(notes), row_group_size=rows.num_rows)
             n_rows += rows.num_rows

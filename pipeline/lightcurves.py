@@ -90,7 +90,8 @@ def read_light_curve(file: Path, object_id: str) -> pa.Table:
     try:
         schema = pq.read_schema(file)
         missing = set(LIGHT_CURVE_SCHEMA.names) - set(schema.names)
-        rows = None if missing else pq.read_table(file, filters=pc.field("object_id") == object_id)
+        this = pc.field("object_id") == object_id
+        rows = None if missing else pq.read_table(file, filters=this, page_checksum_verification=True)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DatasetError(f"cannot read light curves from {file}: {error}") from error
     if rows is None:

@@ -188,6 +188,7 @@ FRAMES_FILE = "frames.parquet"
 DATASET_FILE = "dataset.json"
 PLAN_FILE = "plan.json"
 CARD_FILE = "README.md"
+CROISSANT_FILE = "croissant.json"
 CELLS_FOLDER = "cells"
 LEDGER_FILE = "ledger.sqlite"
 

@@ -13,6 +13,7 @@ import pytest
 from pipeline import export
 from pipeline.errors import ConfigError, DatasetError, SequenceError
 from pipeline.export import ExportOptions, export_dataset
+from pipeline.lightcurvefile import write_light_curves
 from pipeline.manifest import Dataset
 from pipeline.sequences import COLUMNS
 from tests.pipeline.small import small_dataset
@@ -139,3 +140,13 @@ def test_images_of_another_size_than_the_dataset_says_are_refused(dataset: Datas
 def test_a_dataset_without_objects_is_not_exported(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="holds no object"):
         export_dataset(dataclasses.replace(dataset, objects=()), tmp_path / "out")
+
+
+def test_nothing_is_written_into_a_dataset(dataset: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(dataset.path)
+    for out in (dataset.path / "export", tmp_path / "link" / "export", dataset.path / "objects" / "07"):
+        with pytest.raises(ConfigError, match="inside the dataset"):
+            export_dataset(dataset, out)
+        with pytest.raises(ConfigError, match="inside the dataset"):
+            write_light_curves(dataset, out)
+    assert not (dataset.path / "export").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from astropy import units
 from astropy.units import zero_point_flux
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipeline import lightcurvefile
 from pipeline.errors import DatasetError, SequenceError
@@ -103,6 +106,24 @@ def test_what_cannot_be_read_is_one_error(dataset: Dataset, tmp_path: Path) -> N
     write_light_curves(dataset, out)
     with pytest.raises(DatasetError, match="no light curve of object '8'"):
         read_light_curve(out, "8")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.booleans())
+def test_a_damaged_table_gives_the_right_fluxes_or_one_error(
+    dataset: Dataset, tmp_path: Path, place: float, bit: int, cut: bool
+) -> None:
+    whole, damaged = tmp_path / "whole", tmp_path / "damaged"
+    if not whole.exists():
+        write_light_curves(dataset, whole)
+    content = bytearray(whole.read_bytes())
+    footer = int.from_bytes(content[-8:-4], "little") + 8  # to it, Parquet gives no checksum
+    where = int(place * (len(content) - footer))
+    content[where] ^= 1 << bit
+    damaged.write_bytes(content[:where] if cut else content)
+    with suppress(DatasetError):  # any other error fails the test
+        found = read_light_curve(damaged, "679")
+        assert str(found.to_pydict()) == str(read_light_curve(whole, "679").to_pydict())
 
 
 def test_a_training_machine_needs_no_astronomy_to_read_them() -> None:
