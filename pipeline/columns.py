@@ -32,7 +32,7 @@ _MANIFEST: Final = {
     "ra_deg": Meaning("deg", "right ascension, ICRS"),
     "dec_deg": Meaning("deg", "declination, ICRS"),
     "fold": _none("fold of the object, from 0; -1: has no class, takes no part in splits"),
-    "group": _none("number of the group of objects that lie so near one another that they must share a fold"),
+    "group": _none("id of the first of the objects that lie so near one another that they share a fold"),
     "file": _none("the object's HDF5 file, below the dataset's folder"),
     "sha256": _none("sha256 of that file, in hexadecimal"),
     "n_images": _none("images of the object, all bands"),
