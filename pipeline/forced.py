@@ -25,7 +25,6 @@ from pipeline.photometry import (
     usable_pixels,
 )
 from pipeline.sequences import MaskBit, Sequence
-from pipeline.zeropoints import ZeropointFlag
 
 REACH_ARCSEC: Final = 6.3
 """How far from the middle a PSF is fitted: the edge of a thumbnail of 32 px."""
@@ -33,6 +32,8 @@ ANNULUS_ARCSEC: Final = (5.0, REACH_ARCSEC)
 """Where the local background is taken from."""
 MIN_ANNULUS_PIXELS: Final = 50
 """Of some 290."""
+BEYOND_LIMIT: Final = 4
+"""Bit of `zp_flags`, as `pipeline.zeropoints` has it, which needs all that cutting needs."""
 MIN_LEFT: Final = 0.5
 """Least part of the PSF fit's weight that must lie on usable pixels."""
 
@@ -198,7 +199,7 @@ def _flags(sequence: Sequence, images: Images, left_M: Floats, background: Backg
         PhotometryFlag.UNCOVERED: ((bits_M & np.uint8(MaskBit.UNCOVERED)) > 0) | (not inside),
         PhotometryFlag.PSF_UNKNOWN: ~images.psf_known_M,
         PhotometryFlag.PSF_LOST: left_M < MIN_LEFT,
-        PhotometryFlag.ZEROPOINT: (sequence.zp_flags & np.uint8(ZeropointFlag.BEYOND_LIMIT)) > 0,
+        PhotometryFlag.ZEROPOINT: (sequence.zp_flags & np.uint8(BEYOND_LIMIT)) > 0,
         PhotometryFlag.NO_BACKGROUND: np.isnan(level_M),
     }
     flags_M = np.zeros(len(sequence), dtype=np.uint8)

@@ -128,3 +128,7 @@ def test_a_damaged_table_gives_the_right_fluxes_or_one_error(
 
 def test_a_training_machine_needs_no_astronomy_to_read_them() -> None:
     assert not loaded_by("import pipeline.lightcurves") & {"astropy", "sep", "scipy", "numba", "torch"}
+
+
+def test_measuring_them_needs_no_more_than_sep() -> None:
+    assert not loaded_by("import pipeline.lightcurvefile, pipeline.export") & {"astropy", "scipy", "numba", "torch"}
