@@ -47,7 +47,7 @@ def synthetic(object_id: str, seed: int) -> Sequence:
     arrays["mjd_tai"] = np.sort(rng.uniform(53600, 54400, N_IMAGES))
     arrays["band_id"] = (np.arange(N_IMAGES) % 5 + 1).astype(np.uint8)
     model = {field.name: "" for field in dataclasses.fields(Sequence) if field.name not in arrays}
-    numbers = {"ra_deg": 10.0, "dec_deg": 0.0, "pixel_scale_arcsec": SCALE}
+    numbers = {"ra_deg": 10.0, "dec_deg": 0.0, "pixel_scale_arcsec": SCALE, "pipeline_version": 0}
     return Sequence(**(model | numbers | {"object_id": object_id}), **arrays)  # type: ignore[arg-type]
 
 

@@ -52,7 +52,7 @@ _FRAMES: Final = {
     "field": _none("field of the run, from the file name"),
     "band": _none("u, g, r, i or z"),
     "path": _none("path of the frame below the archive's base URL"),
-    "url": _none("address that the frame was fetched from"),
+    "url": _none("address of the frame at the archive's first server"),
     "sha256": _none("sha256 of the frame file as fetched, in hexadecimal"),
     "calibration_sha256": _none("sha256 of the table that calibrates the frame; empty where there is none"),
     "mask_sha256": _none("sha256 of the frame's fpM mask planes; empty where there are none"),

@@ -35,7 +35,7 @@ PARQUET: Final[dict[str, Any]] = {"compression": "zstd", "write_page_checksum": 
 UNLABELLED: Final = "unlabelled"
 """The split of objects without a class."""
 
-_OBJECT_COLUMNS: Final = ("object_id", "class_name", "confirmation", "ra_deg", "dec_deg", "fold", "n_images")
+_OBJECT_COLUMNS: Final = ("object_id", "class_name", "confirmation", "ra_deg", "dec_deg", "fold", "group", "n_images")
 _ARROW: Final[dict[str, pa.DataType]] = {
     "<f4": pa.float32(), "<f8": pa.float64(), "<i4": pa.int32(), "|u1": pa.uint8(), "|S64": pa.string(),
 }  # fmt: skip
@@ -68,6 +68,8 @@ def export_dataset(dataset: Dataset, out: Path, options: ExportOptions = ExportO
         `out` exists, or is inside the dataset.
     SequenceError, DatasetError
         An object's file is damaged, another's, or has values that float16 cannot hold; or there is no object.
+    StorageError
+        There is no room, or no right, to write.
     """
     schema = export_schema(dataset.info.size, options)
     check_outside(dataset, out)

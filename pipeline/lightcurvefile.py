@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.atomic import replacing
+from pipeline.atomic import make_parent, replacing
 from pipeline.bands import BANDS
 from pipeline.export import PARQUET, check_outside
 from pipeline.forced import forced_photometry
@@ -50,11 +50,14 @@ def write_light_curves(dataset: Dataset, out: Path, *, subtract_background: bool
     Raises
     ------
     ConfigError
-        `out` is inside the dataset.
+        `out` is inside the dataset, or below a file.
     SequenceError, DatasetError
         An object's file is damaged, or another's.
+    StorageError
+        There is no room, or no right, to write.
     """
     check_outside(dataset, out)
+    make_parent(out)
     notes = {
         "dataset_id": dataset.info.dataset_id,
         "content_hash": dataset.info.content_hash,

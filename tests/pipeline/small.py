@@ -49,8 +49,9 @@ def small_dataset(path: Path, change: Callable[[Sequence], Sequence] = lambda se
         row |= {
             name: getattr(sequence, name) for name in ("object_id", "class_name", "confirmation", "ra_deg", "dec_deg")
         }
-        row |= {f"n_{band}": int((sequence.band_id == number).sum()) for number, band in enumerate("ugriz", start=1)}
-        row |= {"mjd_first": sequence.mjd_tai.min(), "mjd_last": sequence.mjd_tai.max(), "fold": fold, "file": file}
+        row |= {f"n_{band}": int((bands == number).sum()) for number, band in enumerate("ugriz", start=1)}
+        row |= {"mjd_first": sequence.mjd_tai.min(), "mjd_last": sequence.mjd_tai.max()}
+        row |= {"group": object_id, "fold": fold, "file": file}
         rows.append(row | {"sha256": file_sha256(path / file), "n_images": n_images})
     rows.sort(key=lambda row: row["object_id"])
     write_table(path / MANIFEST_FILE, rows, MANIFEST_SCHEMA)
@@ -69,9 +70,6 @@ def small_info(hashed: str = "c0ffee") -> DatasetInfo:
         input_hash="",
         content_hash=hashed,
         counts={"objects": 5, "images": 15, "zeropoints_beyond_limit": 3, **dict.fromkeys(counts, 0)},
-        seconds={},
         size=8,
         pixel_scale_arcsec=0.396,
-        band_mean_nmgy={},
-        band_std_nmgy={},
     )

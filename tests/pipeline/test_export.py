@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import export
-from pipeline.errors import ConfigError, DatasetError, SequenceError
+from pipeline.errors import ConfigError, DatasetError, SequenceError, StorageError
 from pipeline.export import ExportOptions, export_dataset
 from pipeline.lightcurvefile import write_light_curves
 from pipeline.manifest import Dataset
@@ -50,7 +51,7 @@ def test_every_value_comes_back(
             sequence = dataset.sequence(row)
             seen.append(row.object_id)
             assert split == (f"fold_{row.fold}" if row.fold >= 0 else "unlabelled")
-            for name in ("class_name", "confirmation", "ra_deg", "dec_deg", "fold", "n_images"):
+            for name in ("class_name", "confirmation", "ra_deg", "dec_deg", "fold", "group", "n_images"):
                 assert found[name] == getattr(row, name)
             for name in set(COLUMNS) & set(found):
                 expected = getattr(sequence, name)
@@ -104,7 +105,19 @@ def test_the_front_matter_names_the_splits(dataset: Dataset, tmp_path: Path) -> 
 
 def test_nothing_is_left_where_an_export_fails(dataset: Dataset, tmp_path: Path) -> None:
     (dataset.path / dataset.objects[-1].file).write_bytes(b"x")
-    with pytest.raises(SequenceError, match="not a readable sequence"):
+    with pytest.raises(SequenceError, match="is not a sequence as it was written"):
+        export_dataset(dataset, tmp_path / "out")
+    assert [file.name for file in tmp_path.iterdir()] == ["dataset"]
+
+
+def test_a_full_disk_is_one_error_and_leaves_nothing(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(export, "_table", full)
+    with pytest.raises(StorageError, match=r"cannot write .*out: No space left on device"):
         export_dataset(dataset, tmp_path / "out")
     assert [file.name for file in tmp_path.iterdir()] == ["dataset"]
 
@@ -118,6 +131,8 @@ def test_what_exists_is_not_written_over(dataset: Dataset, tmp_path: Path) -> No
             export_dataset(dataset, tmp_path / name)
     with pytest.raises(ConfigError, match="cannot make"):
         export_dataset(dataset, tmp_path / "file" / "out")
+    with pytest.raises(ConfigError, match="cannot make"):
+        write_light_curves(dataset, tmp_path / "file" / "out")
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -87,7 +87,7 @@ def test_a_damaged_object_leaves_no_table_and_the_old_one_stays(dataset: Dataset
     write_light_curves(dataset, out)
     before = out.read_bytes()
     (dataset.path / dataset.objects[-1].file).write_bytes(b"x")
-    with pytest.raises(SequenceError, match="not a readable sequence"):
+    with pytest.raises(SequenceError, match="is not a sequence as it was written"):
         write_light_curves(dataset, out)
     assert out.read_bytes() == before
     assert sorted(file.name for file in tmp_path.iterdir()) == ["dataset", "lightcurves.parquet"]
