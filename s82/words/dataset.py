@@ -16,6 +16,7 @@ from pipeline.runs import datasets_of_runs
 from pipeline.verify import verify
 from pipeline.versions import Version, collect, read_record, versions
 from s82.output import as_json, root_option, show, table
+from s82.words import sharing
 
 SHOWN = 20
 survey_argument = click.argument("survey")
@@ -132,3 +133,7 @@ def verify_path(path: Path, as_json: bool) -> None:
         click.echo(f"{path}: {'every file is' if path.is_dir() else 'it is'} what was written")
     if problems:
         sys.exit(1)
+
+
+command.add_command(sharing.export)
+command.add_command(sharing.lightcurves)
