@@ -16,6 +16,7 @@ from pipeline.atomic import storing, sync_dir, write_text
 from pipeline.build import ID_DIGITS, Build
 from pipeline.card import dataset_card
 from pipeline.cells import CellResult, cell_files
+from pipeline.croissant import croissant
 from pipeline.differences import compare
 from pipeline.errors import DatasetError
 from pipeline.manifest import (
@@ -26,6 +27,7 @@ from pipeline.manifest import (
     DatasetInfo,
     Skip,
     content_hash,
+    file_sha256,
     open_dataset,
     write_info,
     write_table,
@@ -33,12 +35,14 @@ from pipeline.manifest import (
 from pipeline.naming import (
     CARD_FILE,
     CHANGES_FILE,
+    CROISSANT_FILE,
     FRAMES_FILE,
     LOCKS_FOLDER,
     MANIFEST_FILE,
     PACKAGES_FILE,
     SKIPS_FILE,
 )
+from pipeline.reuse import share_equal_files
 from pipeline.sources import sources_of, sources_sha256
 from pipeline.splits import NO_FOLD, assign_folds, duplicate_groups
 from pipeline.statistics import band_statistics
@@ -85,6 +89,8 @@ def publish(
     _place_in_folds(rows, build, parent)
     skips, frames = _skips(build, results), _unique_frames(build, results)
     _remove_strays(build.building, results)
+    if parent is not None:
+        share_equal_files(parent, build.building, {row["file"]: row["sha256"] for row in rows})
     write_table(build.building / MANIFEST_FILE, rows, MANIFEST_SCHEMA)
     write_table(build.building / SKIPS_FILE, (asdict(skip) for skip in skips), SKIPS_SCHEMA)
     write_table(build.building / FRAMES_FILE, frames, FRAMES_SCHEMA)
@@ -96,8 +102,14 @@ def publish(
     changes = compare(parent, open_dataset(build.building))
     write_text(build.building / CHANGES_FILE, changes.model_dump_json(indent=1) + "\n")
     write_text(build.building / CARD_FILE, dataset_card(info, rows, skips))
+    write_text(build.building / CROISSANT_FILE, croissant(info, _described_files(build.building)))
     write_sums(build.building, {row["file"]: row["sha256"] for row in rows})
     return _make_visible(build, version, parent, seconds)
+
+
+def _described_files(folder: Path) -> dict[str, tuple[str, int]]:
+    """sha256 and size of the files that metadata tell of one by one: all that are not in a folder."""
+    return {path.name: (file_sha256(path), path.stat().st_size) for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def check_removals(parent: Dataset | None, present: set[str], max_removed: float) -> None:

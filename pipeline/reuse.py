@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,7 @@ from pipeline.atomic import replacing, storing, sync_dir
 from pipeline.build import Build
 from pipeline.cells import cell_files, read_marker, why_not_done
 from pipeline.errors import DatasetError
-from pipeline.manifest import Dataset, open_dataset
+from pipeline.manifest import Dataset, file_sha256, open_dataset
 from pipeline.versions import Version, versions
 
 LINK_PART: Final = ".link.part"
@@ -40,7 +40,8 @@ class Outlook:
 def hold_against_versions(build: Build, archive: Archive) -> Outlook:
     """Find which cells of the build the latest version does not have as they would be now.
 
-    An older version that is all that the build would give is preferred. Files are compared by what the ledger knows
+    An older version that is all that the build would give is preferred; where the latest was moved away, the newest that
+    is left stands in for it. Files are compared by what the ledger knows
     of them; nothing is fetched but what a cell lacked before, where `archive` retries that.
 
     Raises
@@ -52,10 +53,12 @@ def hold_against_versions(build: Build, archive: Archive) -> Outlook:
     """
     found = versions(build.versions) if build.versions.is_dir() else []
     same = [version for version in found if version.info and version.info.input_hash == build.input_hash]
-    for version in [*same[::-1], *(version for version in found if version.latest)]:
-        outlook = _hold_against(version, build, archive)
-        if outlook.nothing_to_do or version.latest:
-            return outlook
+    newest = next((version for version in found if version.latest), found[-1] if found else None)
+    for version in [*same[::-1], newest]:
+        if version is not None:
+            outlook = _hold_against(version, build, archive)
+            if outlook.nothing_to_do or version is newest:
+                return outlook
     return Outlook(None, {cell.cell_id: "new" for cell in build.plan.cells}, same_plan=False)
 
 
@@ -89,6 +92,22 @@ def take_over(build: Build, outlook: Outlook) -> int:
         if (marker := read_marker(outlook.parent.path, cell_id)) is not None:
             _link_all(outlook.parent.path, build.building, cell_files(marker))
     return len(taken)
+
+
+def share_equal_files(parent: Dataset, building: Path, sha256_of: Mapping[str, str]) -> None:
+    """Let files that came out as they are in the parent be the parent's own: equal ones lie on the disk once.
+
+    Raises
+    ------
+    StorageError
+        There is no room, or no right, to write.
+    """
+    for row in parent.objects:
+        source, target = parent.path / row.file, building / row.file
+        if sha256_of.get(row.file) != row.sha256 or not source.is_file() or source.samefile(target):
+            continue
+        if file_sha256(source) == row.sha256:  # it may have rotted, and then must not be spread
+            _link(source, target)
 
 
 def _link_all(source: Path, target: Path, names: Iterable[str]) -> None:

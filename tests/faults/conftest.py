@@ -45,9 +45,10 @@ def refresh(
     recheck: bool = False,
     max_removed: float = 0.05,
     changes: dict[str, Any] | None = None,
+    cell_width_deg: float = 0.06,
 ) -> Dataset:
     """Everything `refresh-dataset` does; small cells."""
-    survey = survey_at(url, 0.06, changes)
+    survey = survey_at(url, cell_width_deg, changes)
     return bring_up_to_date(survey, root, progress, again=True, recheck=recheck, max_removed=max_removed)
 
 

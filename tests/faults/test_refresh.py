@@ -8,7 +8,9 @@ import io
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +19,7 @@ from pipeline.cells import CellProgress
 from pipeline.differences import Changes, compare, read_changes
 from pipeline.errors import DatasetError
 from pipeline.manifest import Dataset, open_dataset
-from pipeline.simulate.server import ArchiveServer, Fault
-from pipeline.sums import read_sums
+from pipeline.simulate.server import ArchiveServer, Request
 from pipeline.survey import SplitConfig
 from pipeline.verify import verify_dataset
 from pipeline.versions import versions
@@ -26,14 +27,66 @@ from tests.faults.conftest import build, refresh
 
 MASTER = "sas/dr10/boss/papers/supernova/sdsssn_master.dat2"
 FIELDS = "stripe82/Field.csv"
+pytestmark = pytest.mark.xdist_group("refresh")
 NEWEST = "5713"
 FRAME = "das/imaging/5582/40/corr/4/fpC-005582-r4-0153.fit.gz"
 
 
+class Cells:
+    """Which cells were cut, not taken over."""
+
+    def __init__(self) -> None:
+        self.cut: set[str] = set()
+
+    def __call__(self, progress: CellProgress) -> None:
+        if progress.frames_done < progress.frames_total:
+            self.cut.add(progress.cell_id)
+
+
+@dataclass(frozen=True)
+class Site:
+    """An archive that is served, and a root in which its first version is built; both are this test's own to change."""
+
+    archive: Path
+    root: Path
+    server: ArchiveServer
+    asked_before: int = 0
+
+    @property
+    def requests(self) -> list[Request]:
+        """What was asked of the server in this test."""
+        return list(self.server.requests)[self.asked_before :]
+
+    @property
+    def latest(self) -> Dataset:
+        return open_dataset(self.root / "datasets/tiny")
+
+    def refresh(self, cells: Cells | None = None, **options: Any) -> Dataset:
+        return refresh(self.server.url, self.root, cells, **options)
+
+
+@pytest.fixture(scope="module")
+def first_site(tiny_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Built once: its server stays, so that what is in the cache is known to come from there."""
+    folder = tmp_path_factory.mktemp("refresh")
+    archive, root = folder / "archive", folder / "root"
+    shutil.copytree(tiny_archive, archive)
+    with ArchiveServer(archive) as server:
+        build(server.url, root, cell_width_deg=0.06)
+        yield Site(archive, root, server)
+
+
 @pytest.fixture
-def server(spoilt: Path) -> Iterator[ArchiveServer]:
-    with ArchiveServer(spoilt) as running:
-        yield running
+def site(first_site: Site, tmp_path: Path) -> Iterator[Site]:
+    """A copy of the root; what a test changes in the archive is put back after it."""
+    shutil.copytree(first_site.root, tmp_path / "root")
+    changeable = {
+        first_site.archive / name: (first_site.archive / name).read_bytes() for name in (FIELDS, FRAME, MASTER)
+    }
+    yield Site(first_site.archive, tmp_path / "root", first_site.server, len(first_site.server.requests))
+    for file, content in changeable.items():
+        if file.read_bytes() != content:
+            file.write_bytes(content)
 
 
 def hide_run(archive: Path, run: str) -> None:
@@ -53,19 +106,8 @@ def release_again(file: Path) -> None:
     file.write_bytes(gzip.compress(bytes(content), mtime=0))
 
 
-def asked_frames(server: ArchiveServer) -> list[str]:
-    return [request.path for request in server.requests if "fpC-" in request.path or "frame-" in request.path]
-
-
-class Cells:
-    """Which cells were cut, not taken over."""
-
-    def __init__(self) -> None:
-        self.cut: set[str] = set()
-
-    def __call__(self, progress: CellProgress) -> None:
-        if progress.frames_done < progress.frames_total:
-            self.cut.add(progress.cell_id)
+def asked_frames(site: Site) -> list[str]:
+    return [request.path for request in site.requests if "fpC-" in request.path or "frame-" in request.path]
 
 
 def version_names(dataset: Dataset) -> list[str]:
@@ -80,102 +122,81 @@ def assert_shared(old: Dataset, new: Dataset, changes: Changes) -> None:
     assert len(same) == changes.counts["unchanged"] > 0
     for row in same:
         assert (old.path / row.file).samefile(new.path / files[row.object_id].file)
-        assert row.fold == files[row.object_id].fold
 
 
-def test_where_nothing_changed_there_is_no_new_version_and_no_frame_is_asked_for(
-    server: ArchiveServer, tmp_path: Path
-) -> None:
-    first = build(server.url, tmp_path / "root", cell_width_deg=0.06)
-    before = len(asked_frames(server))
-    assert refresh(server.url, tmp_path / "root").path == first.path
-    assert build(server.url, tmp_path / "root", cell_width_deg=0.06).path == first.path
+def test_where_nothing_changed_there_is_no_new_version_and_no_frame_is_asked_for(site: Site) -> None:
+    first = site.latest
+    assert site.refresh().path == first.path
+    assert build(site.server.url, site.root, cell_width_deg=0.06).path == first.path
     assert version_names(first) == [first.path.name]
-    assert len(asked_frames(server)) == before
+    assert asked_frames(site) == []
 
 
-def test_a_new_run_enters_and_the_result_is_that_of_a_build_from_nothing(
-    server: ArchiveServer, spoilt: Path, tmp_path: Path
-) -> None:
-    """Only cells that the run covers are cut again, and every file is bit for bit what a fresh build gives."""
-    fields = (spoilt / FIELDS).read_bytes()
-    hide_run(spoilt, NEWEST)
-    first = build(server.url, tmp_path / "root", cell_width_deg=0.06)
-    assert not any(NEWEST in name for row in first.objects for name in map(str, first.sequence(row).run.tolist()))
-    (spoilt / FIELDS).write_bytes(fields)
-    cells = Cells()
-    second = refresh(server.url, tmp_path / "root", cells)
+def test_a_run_goes_and_comes_and_the_result_is_that_of_a_build_from_nothing(site: Site) -> None:
+    """Every file, tables and descriptions too, is bit for bit what it was when all was built at once."""
+    first, fields, cells = site.latest, (site.archive / FIELDS).read_bytes(), Cells()
+    hide_run(site.archive, NEWEST)
+    second = site.refresh(cells)
     changes = read_changes(second)
     assert (changes.old, changes.new) == (first.info.dataset_id, second.info.dataset_id)
     assert changes == compare(first, second)
-    assert changes.why == {"new images": changes.counts["changed"]} | {
-        key: number for key, number in changes.why.items() if key != "new images"
-    }
-    assert all(name.startswith(f"{NEWEST}/41/") for one in changes.objects for name in one.images_added)
-    assert cells.cut == {
-        row["cell"] for row in second.table("manifest.parquet").to_pylist()
-        if row["object_id"] in {one.object_id for one in changes.objects}
-    }  # fmt: skip
-    fresh = build(server.url, tmp_path / "fresh", cell_width_deg=0.06)
-    same = {name: sha for name, sha in read_sums(fresh.path).items() if name not in ("changes.json",)}
-    assert {name: read_sums(second.path)[name] for name in same} == same
-    assert second.path.name == fresh.path.name
-    assert verify_dataset(second.path) == verify_dataset(first.path) == []
-    assert version_names(second) == [first.path.name, second.path.name]
-    assert open_dataset(second.path.parent).path == second.path
+    assert changes.why["images gone"] == changes.counts["changed"] > 0
+    assert {name.split("/")[0] for one in changes.objects for name in one.images_removed} == {NEWEST}
+    changed = {one.object_id for one in changes.objects}
+    manifest = second.table("manifest.parquet").to_pylist()
+    assert cells.cut >= {row["cell"] for row in manifest if row["object_id"] in changed}
+    assert verify_dataset(second.path) == []
+    (site.archive / FIELDS).write_bytes(fields)
+    third = site.refresh()
+    assert third.path == first.path
+    shutil.rmtree(first.path)
+    again = site.refresh()
+    assert (again.path, again.info.content_hash) == (first.path, first.info.content_hash)
+    assert {name for one in read_changes(again).objects for name in one.images_added} >= {"5713/41/4/187/r"}
+    assert verify_dataset(again.path) == []
 
 
-def test_a_frame_that_was_released_again_is_noticed_and_only_its_images_change(
-    server: ArchiveServer, spoilt: Path, tmp_path: Path
-) -> None:
-    first = build(server.url, tmp_path / "root", cell_width_deg=0.06)
-    release_again(spoilt / FRAME)
-    assert refresh(server.url, tmp_path / "root").path == first.path, "nobody asked the archive for its files again"
-    second = refresh(server.url, tmp_path / "root", recheck=True)
+def test_a_frame_that_was_released_again_is_noticed_and_only_its_images_change(site: Site) -> None:
+    """Also where it is not in the cache any more; what is still the same is not sent again."""
+    first = site.latest
+    release_again(site.archive / FRAME)
+    assert site.refresh().path == first.path, "nobody asked the archive for its files again"
+    for file in (site.root / "cache").rglob("*-*.fit*"):
+        file.unlink()
+    asked = len(site.requests)
+    second = site.refresh(recheck=True)
+    first_asked = {request.path: request.status for request in reversed(site.requests[asked:])}
+    assert first_asked[f"/{FRAME}"] == 200
+    assert list(first_asked.values()).count(304) > 20
     changes = read_changes(second)
     assert changes.why["frames changed upstream"] == changes.counts["changed"] > 0
     assert changes.counts["added"] == changes.counts["removed"] == 0
     assert all("5582/40/4/153/r" in one.images_changed for one in changes.objects)
     assert all(not one.images_added and not one.images_removed for one in changes.objects)
     assert verify_dataset(second.path) == verify_dataset(first.path) == []
-    assert refresh(server.url, tmp_path / "root", recheck=True).path == second.path
+    assert site.refresh(recheck=True).path == second.path
 
 
-def test_a_changed_frame_is_noticed_though_it_is_not_in_the_cache_any_more(
-    server: ArchiveServer, spoilt: Path, tmp_path: Path
-) -> None:
-    """And what did not change is not sent again."""
-    root = tmp_path / "root"
-    first = build(server.url, root, cell_width_deg=0.06)
-    for file in [*(root / "cache/das").rglob("*.fit*"), *(root / "cache/sas").rglob("*.fits*")]:
-        file.unlink()
-    release_again(spoilt / FRAME)
-    sent = sum(request.status == 200 for request in server.requests)
-    second = refresh(server.url, root, recheck=True)
-    assert second.path != first.path
-    of_recheck = [request for request in server.requests if request.status == 200][sent:]
-    cut_again = {one.split("/")[-1] for one in map(lambda request: request.path, of_recheck)}
-    assert Path(FRAME).name in cut_again
-    assert {"304"} <= {str(request.status) for request in server.requests}
-
-
-def test_a_file_that_was_missing_enters_when_the_archive_has_it(spoilt: Path, tmp_path: Path) -> None:
-    gone = Fault(f"/{FRAME}", "not_found", times=1)
-    with ArchiveServer(spoilt, faults=[gone]) as server:
-        first = build(server.url, tmp_path / "root", cell_width_deg=0.06)
-        assert "not-in-archive" in first.table("skips.parquet")["reason"].to_pylist()
-        second = refresh(server.url, tmp_path / "root")
-    changes = read_changes(second)
-    assert {name for one in changes.objects for name in one.images_added} == {"5582/40/4/153/r"}
+def test_a_file_that_was_missing_enters_when_the_archive_has_it(site: Site) -> None:
+    first = site.latest
+    frame = (site.archive / FRAME).read_bytes()
+    (site.archive / FRAME).unlink()
+    (site.root / "cache" / FRAME).unlink()
+    without = build(site.server.url, site.root, cell_width_deg=0.05)
+    assert "not-in-archive" in without.table("skips.parquet")["reason"].to_pylist()
+    (site.archive / FRAME).write_bytes(frame)
+    assert build(site.server.url, site.root, cell_width_deg=0.05).path == without.path, "it was not asked for again"
+    second = site.refresh(cell_width_deg=0.05)
+    added = {name for one in read_changes(second).objects for name in one.images_added}
+    assert added == {"5582/40/4/153/r"}
     assert "not-in-archive" not in second.table("skips.parquet")["reason"].to_pylist()
-    assert_shared(first, second, changes)
+    assert {row.n_images for row in second.objects} == {row.n_images for row in first.objects}
 
 
-def test_labels_positions_and_objects_that_come_and_go(server: ArchiveServer, spoilt: Path, tmp_path: Path) -> None:
+def test_labels_change_and_objects_come_and_go(site: Site) -> None:
     """The list of objects changes as lists do; every change is told with its reason."""
-    master = spoilt / MASTER
+    master, first = site.archive / MASTER, site.latest
     lines = master.read_text().splitlines(keepends=True)
-    first = build(server.url, tmp_path / "root", cell_width_deg=0.06)
     known = {row.object_id: row for row in first.objects}
     table = [line for line in lines if line.split() and line.split()[0] in known]
     relabelled = next(line for line in table if known[line.split()[0]].class_name == "AGN")
@@ -184,63 +205,60 @@ def test_labels_positions_and_objects_that_come_and_go(server: ArchiveServer, sp
     text = "".join(line for line in lines if line is not removed).replace(relabelled, relabelled.replace("AGN", "SNIa"))
     master.write_text(text)
     with pytest.raises(DatasetError, match=r"1 of the 14 objects of tiny-\w+ would be gone.*--max-removed"):
-        refresh(server.url, tmp_path / "root")
+        site.refresh()
     assert version_names(first) == [first.path.name]
-    second = refresh(server.url, tmp_path / "root", max_removed=0.1)
+    second = site.refresh(max_removed=0.1)
     changes = {one.object_id: one for one in read_changes(second).objects}
-    assert changes[relabelled.split()[0]].why == ("label",)
-    assert changes[removed.split()[0]].kind == "removed"
-    assert changes[removed.split()[0]].why == ("not in the object list any more",)
-    assert len(changes) == 2
+    relabelled_id, removed_id = relabelled.split()[0], removed.split()[0]
+    assert changes[relabelled_id].why[0] == "label"
+    assert (changes[removed_id].kind, changes[removed_id].why) == ("removed", ("not in the object list any more",))
+    assert_shared(first, second, read_changes(second))
     master.write_text("".join(lines))
-    third = refresh(server.url, tmp_path / "root")
+    third = site.refresh()
     assert third.path == first.path, "the same content is the same version"
-    assert open_dataset(third.path.parent).path == first.path
+    assert site.latest.path == first.path
     assert compare(second, third).counts["added"] == 1
 
 
-def test_another_rule_for_folds_cuts_nothing_anew(server: ArchiveServer, tmp_path: Path) -> None:
-    first = build(server.url, tmp_path / "root", cell_width_deg=0.06)
-    asked, cells = len(asked_frames(server)), Cells()
-    second = refresh(server.url, tmp_path / "root", cells, changes={"splits": SplitConfig(folds=3, seed=5)})
-    assert (cells.cut, len(asked_frames(server))) == (set(), asked)
+def test_another_rule_for_folds_cuts_nothing_anew(site: Site) -> None:
+    first, cells = site.latest, Cells()
+    second = site.refresh(cells, changes={"splits": SplitConfig(folds=3, seed=5)})
+    assert (cells.cut, asked_frames(site)) == (set(), [])
     changes = read_changes(second)
     assert changes.counts["unchanged"] == 14
     assert changes.counts["moved_fold"] > 0
     assert_shared(first, second, changes)
 
 
-def test_across_devices_files_are_copied(
-    server: ArchiveServer, spoilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_across_devices_files_are_copied(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_links(*_: object) -> None:
         raise OSError(18, "Invalid cross-device link")
 
-    first = build(server.url, tmp_path / "root", cell_width_deg=0.06)
+    first = site.latest
     monkeypatch.setattr(os, "link", no_links)
-    second = refresh(server.url, tmp_path / "root", changes={"splits": SplitConfig(folds=3, seed=5)})
+    second = site.refresh(changes={"splits": SplitConfig(folds=3, seed=5)})
     assert verify_dataset(second.path) == []
     assert {row.sha256 for row in first.objects} == {row.sha256 for row in second.objects}
 
 
-def test_a_file_that_rotted_in_the_version_before_is_not_taken_over(server: ArchiveServer, tmp_path: Path) -> None:
+def test_a_file_that_rotted_in_the_version_before_is_not_taken_over(site: Site) -> None:
     """Its cell is cut again; the damaged version is left as it is, and `verify` tells."""
-    first = build(server.url, tmp_path / "root", cell_width_deg=0.06)
+    first = site.latest
     victim = first.path / first.objects[3].file
     rotten = bytearray(victim.read_bytes())
     rotten[-9] ^= 4
     victim.write_bytes(rotten)
-    second = refresh(server.url, tmp_path / "root", changes={"splits": SplitConfig(folds=3, seed=5)})
+    second = site.refresh(changes={"splits": SplitConfig(folds=3, seed=5)})
     assert verify_dataset(second.path) == []
     assert victim.read_bytes() == rotten
-    assert [problem.file for problem in verify_dataset(first.path)] == [first.objects[3].file]
+    assert {problem.file for problem in verify_dataset(first.path)} == {first.objects[3].file}
 
 
-def test_a_version_that_was_half_deleted_stops_a_refresh_with_what_to_do(server: ArchiveServer, tmp_path: Path) -> None:
-    first = build(server.url, tmp_path / "root", cell_width_deg=0.06)
+def test_a_version_that_was_half_deleted_stops_a_refresh_with_what_to_do(site: Site) -> None:
+    first = site.latest
     shutil.rmtree(first.path / "objects")
     with pytest.raises(DatasetError, match=r"is published but damaged: 14 files are missing.*move it away"):
-        refresh(server.url, tmp_path / "root")
+        site.refresh()
     (first.path / "SHA256SUMS").unlink()
     with pytest.raises(DatasetError, match="half deleted"):
-        refresh(server.url, tmp_path / "root")
+        site.refresh()
