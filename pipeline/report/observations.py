@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.bands import BANDS, Band
 from pipeline.report.measure import LightCurve, bands_of, in_band
+from pipeline.report.outliers import magnitude
 from pipeline.report.style import (
     ACCENT,
     BAND_COLOUR,
@@ -22,41 +25,56 @@ from pipeline.report.style import (
     fixed_layout,
     picture,
 )
-from pipeline.report.timeaxis import TimeAxis
+from pipeline.report.timeaxis import LATEST_MJD, TimeAxis
 
 Floats = NDArray[np.float64]
 
+MAX_POINTS: Final = 3000
+"""More frames than this are shown by their night."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A quantity of each image, and how it is drawn."""
+
+    title: str
+    label: str
+    form: str
+    """How its median is written."""
+    mostly_alike: bool
+    """Nearly all images have the same value: the others show on a logarithmic scale only."""
+    of: Callable[[LightCurve], NDArray[np.floating]]
+
+
+CONDITIONS: Final = (
+    Condition("seeing", "PSF width (FWHM) [″]", ".2f", False, lambda curve: curve.psf_fwhm_arcsec_M.astype(np.float64)),
+    Condition("sky", "mag / arcsec²", ".2f", False, lambda curve: magnitude(curve.sky_nmgy_arcsec2_M)),
+    Condition("zero point", "offset of stars [mag]", "+.3f", False, lambda curve: curve.zp_offset_mag_M),
+    Condition("masks", "masked pixels [%]", ".1f", True, lambda curve: 100 * curve.masked_fraction_M),
+    Condition("coverage", "covered pixels [%]", ".1f", True, lambda curve: 100 * curve.coverage_M),
+)
+
 
 def conditions_figure(curves: Sequence[LightCurve]) -> Picture:
-    """Histograms of seeing, sky brightness and coverage of the images: a row per band, one scale per column."""
+    """Histograms of the circumstances of all images: a row per band, one scale per column."""
     bands = bands_of(curves)
     figure = Figure(figsize=(PAGE_WIDTH_IN, 0.62 * len(bands) + 0.8))
-    panels = figure.subplots(len(bands), 3, squeeze=False, sharex="col", sharey="col")
-    fixed_layout(figure, left=0.6, bottom=0.42, right=0.1, top=0.25, wspace=0.16)
-    seeing = {band: in_band(curves, [curve.psf_fwhm_arcsec_M for curve in curves], band) for band in bands}
-    sky = {band: _magnitude(in_band(curves, [curve.sky_nmgy_arcsec2_M for curve in curves], band)) for band in bands}
-    coverage = {band: 100 * in_band(curves, [curve.coverage_M for curve in curves], band) for band in bands}
-    _histograms(panels[:, 0].tolist(), seeing, "PSF width (FWHM) [arcsec]")
-    _histograms(panels[:, 1].tolist(), sky, "sky brightness [mag / arcsec²]")
-    _histograms(panels[:, 2].tolist(), coverage, "part of the thumbnail on the frame [%]")
+    panels = figure.subplots(len(bands), len(CONDITIONS), squeeze=False, sharex="col")
+    fixed_layout(figure, left=0.35, bottom=0.42, right=0.1, top=0.25, wspace=0.12)
+    for column, condition in zip(panels.T, CONDITIONS, strict=True):
+        of_all = [condition.of(curve) for curve in curves]
+        _histograms(column.tolist(), {band: in_band(curves, of_all, band) for band in bands}, condition)
     panels[0, 1].invert_xaxis()
-    panels[0, 2].set_yscale("log")
-    panels[0, 2].set_ylim(bottom=0.7)
-    panels[0, 2].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    for axes, title in zip(panels[0], ("seeing", "sky", "coverage"), strict=True):
-        axes.set_title(title)
     for axes, band in zip(panels[:, 0], bands, strict=True):
         axes.set_ylabel(
             band, rotation=0, color=BAND_COLOUR[band], fontweight="bold", fontsize=10, ha="right", va="center"
         )
-    return picture(figure, "Histograms of seeing, sky brightness and coverage of all images per band")
+    return picture(
+        figure, f"Histograms of {', '.join(condition.title for condition in CONDITIONS)} of all images per band"
+    )
 
 
-def _magnitude(flux_nmgy: Floats) -> Floats:
-    return np.asarray(22.5 - 2.5 * np.log10(flux_nmgy[flux_nmgy > 0]))
-
-
-def _histograms(column: Sequence[Axes], values: Mapping[Band, Floats], label: str) -> None:
+def _histograms(column: Sequence[Axes], values: Mapping[Band, Floats], condition: Condition) -> None:
     """One quantity, a panel per band, all with the same bins; the extreme 0.1 % are put into the outermost bins."""
     finite = {band: value[np.isfinite(value)] for band, value in values.items()}
     everything = np.concatenate(list(finite.values()))
@@ -65,28 +83,37 @@ def _histograms(column: Sequence[Axes], values: Mapping[Band, Floats], label: st
         bins = np.linspace(low, max(high, low + 1e-3), 41)
         for axes, (band, value) in zip(column, finite.items(), strict=True):
             axes.hist(np.clip(value, bins[0], bins[-1]), bins=bins.tolist(), color=BAND_COLOUR[band])
-            if value.size:
-                median = f"median {np.median(value):.4g}"
-                axes.text(0.02, 0.95, median, transform=axes.transAxes, va="top", fontsize=7)
             axes.margins(y=0.5)  # room for the text above the bars
-    column[-1].set_xlabel(label)
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+    for axes, value in zip(column, finite.values(), strict=True):
+        said = f"median {np.median(value):{condition.form}}" if value.size else "not measured"
+        axes.text(0.02, 0.95, said, transform=axes.transAxes, va="top", fontsize=7)
+        if condition.mostly_alike:
+            axes.set_yscale("log")
+            axes.set_ylim(bottom=0.7)
+        axes.set_yticks([])
+        axes.set_yticks([], minor=True)
+    column[0].set_title(condition.title)
+    column[-1].set_xlabel(condition.label)
 
 
 def cadence_figure(frames: pa.Table) -> Picture:
-    """Every frame of frames.parquet: when it was taken, in which seeing."""
-    band_F = np.array(frames["band"].to_pylist(), dtype=str)
+    """When the frames were taken, in which seeing: each, or where there are many, the median of each night."""
+    band_F = np.asarray(frames["band"].to_numpy()).astype("U1")
     mjd_F = frames["mjd_tai"].to_numpy().astype(np.float64)
     width_F = frames["psf_fwhm_arcsec"].to_numpy().astype(np.float64)
-    known_F = np.isfinite(mjd_F) & np.isfinite(width_F)
+    known_F = (mjd_F > 0) & (mjd_F < LATEST_MJD) & np.isfinite(width_F)
     figure = Figure(figsize=(PAGE_WIDTH_IN, 2.3), layout="constrained")
     axes = figure.subplots()
     axis = TimeAxis.over(mjd_F[known_F]) if known_F.any() else None
     for band in BANDS:
         use = known_F & (band_F == band)
         if axis is not None and use.any():
+            nightly = frames.num_rows > MAX_POINTS
+            mjd, width = _nights(mjd_F[use], width_F[use]) if nightly else (mjd_F[use], width_F[use])
             axes.plot(
-                axis.position(mjd_F[use]),
-                width_F[use],
+                axis.position(mjd),
+                width,
                 linestyle="none",
                 marker=BAND_MARKER[band],
                 color=BAND_COLOUR[band],
@@ -98,10 +125,19 @@ def cadence_figure(frames: pa.Table) -> Picture:
     if axis is not None:
         axis.dress(axes, max_labels=9)
     axes.set_ylabel("PSF width (FWHM) [arcsec]")
-    axes.set_title("frames in time")
+    axes.set_title("frames in time" if frames.num_rows <= MAX_POINTS else "frames in time, medians of each night")
     axes.grid(axis="y")
     figure.legend(loc="outside right center", handletextpad=0.1)
-    return picture(figure, "PSF width of every frame against the date it was taken")
+    return picture(figure, "PSF width of the frames against the date they were taken")
+
+
+def _nights(mjd: Floats, values: Floats) -> tuple[Floats, Floats]:
+    """Median time and value of each night."""
+    order = np.argsort(mjd, kind="stable")
+    ends = np.flatnonzero(np.diff(np.floor(mjd[order]))) + 1
+    parts = zip(np.split(mjd[order], ends), np.split(values[order], ends), strict=True)
+    medians = np.array([(np.median(times), np.median(found)) for times, found in parts])
+    return medians[:, 0], medians[:, 1]
 
 
 def objects_figure(n_images: Sequence[int]) -> Picture:

@@ -1,27 +1,30 @@
-"""The page itself: what goes into the template, and the one function that writes it."""
+"""The page of a dataset: what goes into the template, and the functions that write it."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.atomic import write_text
 from pipeline.errors import ReportError
 from pipeline.manifest import Dataset, open_dataset
-from pipeline.naming import FRAMES_FILE, SKIPS_FILE
+from pipeline.naming import SKIPS_FILE
 from pipeline.photometry import RADIUS_ARCSEC
+from pipeline.report.inspection import Inspection, inspect, worst_frames, worst_objects
 from pipeline.report.measure import LightCurve, choose, measure_all
-from pipeline.report.objects import FLAGGED_COLOUR, INTERPOLATED_COLOUR, UNCOVERED_COLOUR, object_view
-from pipeline.report.observations import cadence_figure, conditions_figure, objects_figure
+from pipeline.report.objects import MASK_COLOURS, object_view
+from pipeline.report.observations import MAX_POINTS, cadence_figure, conditions_figure, objects_figure
+from pipeline.report.outliers import BEYOND
+from pipeline.report.skymap import sky_map
 from pipeline.report.style import BAND_COLOUR, house_style
+from pipeline.report.template import write_page
 from pipeline.report.training import Run, described, loss_figure, read_run, scores_figure
 from pipeline.report.truth import Truth, compare, comparison_figure, read_truth
 from pipeline.version import software_version
@@ -73,57 +76,93 @@ def write_report(
     ReportError
         The run or the truth cannot be read, or is of another dataset.
     """
-    if max_objects < 1:
-        raise ReportError(f"max_objects is {max_objects}: a report shows at least one object")
     opened = open_dataset(dataset)
-    content = _content(
-        opened,
-        run=None if run is None else read_run(run, opened.info.dataset_id, opened.info.content_hash),
-        truth=None if truth is None else read_truth(truth),
-        seconds=seconds,
-        max_objects=max_objects,
-    )
-    environment = Environment(
-        loader=PackageLoader("pipeline.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["count"] = lambda number: f"{number:,}".replace(",", "\u202f")
-    write_text(out, environment.get_template("report.html").render(content))
+    read = None if run is None else read_run(run, opened.info.dataset_id, opened.info.content_hash)
+    injected = None if truth is None else read_truth(truth)
+    content = DatasetContent(inspect(opened), measure_all(opened), max_objects)
+    write_dataset_page(out, content, run=read, truth=injected, seconds=seconds)
     return out
 
 
+@dataclass(frozen=True, slots=True)
+class DatasetContent:
+    """A dataset, inspected, and the light curves measured for its page."""
+
+    inspection: Inspection
+    curves: Sequence[LightCurve]
+    max_objects: int
+
+    def __post_init__(self) -> None:
+        if self.max_objects < 1:
+            raise ReportError(f"max_objects is {self.max_objects}: a report shows at least one object")
+
+    def examples(self) -> list[LightCurve]:
+        """Those that are shown one by one."""
+        return choose(self.curves, self.max_objects)
+
+
+def write_dataset_page(
+    out: Path,
+    content: DatasetContent,
+    *,
+    run: Run | None = None,
+    truth: Truth | None = None,
+    seconds: Mapping[str, float] | None = None,
+    pages: Mapping[str, str] | None = None,
+) -> None:
+    """Write the page of what was measured before; `pages` has the way to the page of each object that has one."""
+    with house_style():
+        filled = _content(content, run=run, truth=truth, seconds=seconds)
+    write_page(out, "report.html", {**filled, "pages": pages or {}})
+
+
 def _content(
-    dataset: Dataset, *, run: Run | None, truth: Truth | None, seconds: Mapping[str, float] | None, max_objects: int
+    content: DatasetContent, *, run: Run | None, truth: Truth | None, seconds: Mapping[str, float] | None
 ) -> dict[str, Any]:
     """Everything that the template shows."""
-    curves = measure_all(dataset)
-    frames, skips = dataset.table(FRAMES_FILE), dataset.table(SKIPS_FILE)
-    with house_style():
-        return {
-            "info": dataset.info,
-            "title": dataset.info.survey.get("title", dataset.info.dataset_id),
-            "counts": {
-                "objects": len(dataset.objects),
-                "images": sum(row.n_images for row in dataset.objects),
-                "frames": frames.num_rows,
-                "bytes": sum(frames["bytes"].to_pylist()),
-                "skips": skips.num_rows,
-            },
-            "written_by": software_version(),
-            "classes": class_table(dataset),
-            "seconds": dict(seconds if seconds is not None else _build_seconds(dataset)),
-            "n_measured": len(curves),
-            "radius_arcsec": RADIUS_ARCSEC,
-            "band_colour": BAND_COLOUR,
-            "mask_colours": _mask_colours(),
-            "objects": [object_view(dataset, curve, truth) for curve in choose(curves, max_objects)],
-            **_truth_content(truth, curves),
-            **_observations_content(dataset, curves, frames),
-            **_run_content(run),
-            "skips": skip_groups(skips),
-            "archives": _archives(frames),
-            "software": list(dataset.info.software | (run.record.software if run else {})),
-            "survey_json": json.dumps(dataset.info.survey, indent=2, ensure_ascii=False),
-        }
+    dataset, frames, curves = content.inspection.dataset, content.inspection.frames, content.curves
+    skips = dataset.table(SKIPS_FILE)
+    return {
+        "info": dataset.info,
+        "title": dataset.info.survey.get("title", dataset.info.dataset_id),
+        "counts": {
+            "objects": len(dataset.objects),
+            "images": sum(row.n_images for row in dataset.objects),
+            "frames": frames.num_rows,
+            "bytes": pc.sum(frames["bytes"]).as_py() or 0,
+            "skips": skips.num_rows,
+        },
+        "written_by": software_version(),
+        "classes": class_table(dataset),
+        "seconds": dict(seconds if seconds is not None else _build_seconds(dataset)),
+        "n_measured": len(curves),
+        "radius_arcsec": RADIUS_ARCSEC,
+        "band_colour": BAND_COLOUR,
+        "mask_colours": MASK_COLOURS,
+        "objects": [object_view(dataset, curve, truth) for curve in content.examples()],
+        **_quality_content(content.inspection),
+        **_truth_content(truth, curves),
+        **_observations_content(dataset, curves, frames),
+        **_run_content(run),
+        "skips": skip_groups(skips),
+        "archives": _archives(frames),
+        "software": list(dataset.info.software | (run.record.software if run else {})),
+        "survey_json": json.dumps(dataset.info.survey, indent=2, ensure_ascii=False),
+    }
+
+
+def _quality_content(inspection: Inspection) -> dict[str, Any]:
+    objects = inspection.dataset.objects
+    place_deg = np.array([(row.ra_deg, row.dec_deg) for row in objects]).reshape(-1, 2)
+    n_images = np.array([row.n_images for row in objects], dtype=np.int64)
+    return {
+        "sky_map": sky_map(place_deg[:, 0], place_deg[:, 1], n_images) if objects else None,
+        "worst_objects_ranking": inspection.worst_objects,
+        "worst_frames_ranking": inspection.worst_frames,
+        "worst_objects": worst_objects(inspection),
+        "worst_frames": list(worst_frames(inspection)),
+        "beyond": BEYOND,
+    }
 
 
 def _build_seconds(dataset: Dataset) -> Mapping[str, float]:
@@ -143,14 +182,6 @@ def class_table(dataset: Dataset) -> list[dict[str, Any]]:
     ]
 
 
-def _mask_colours() -> dict[str, str]:
-    return {
-        "not covered by the frame": UNCOVERED_COLOUR,
-        "saturated, cosmic ray or ghost": FLAGGED_COLOUR,
-        "interpolated": INTERPOLATED_COLOUR,
-    }
-
-
 def _truth_content(truth: Truth | None, curves: Sequence[LightCurve]) -> dict[str, Any]:
     if truth is None:
         return {"comparisons": None, "comparison_figure": None}
@@ -163,6 +194,7 @@ def _observations_content(dataset: Dataset, curves: Sequence[LightCurve], frames
     return {
         "conditions_figure": conditions_figure(curves) if curves else None,
         "cadence_figure": cadence_figure(frames) if frames.num_rows else None,
+        "max_points": MAX_POINTS,
         "objects_figure": objects_figure([row.n_images for row in rows]) if rows else None,
     }
 
@@ -182,7 +214,7 @@ def _run_content(run: Run | None) -> dict[str, Any]:
 
 def skip_groups(skips: pa.Table) -> list[SkipGroup]:
     """What was left out by reason, the most frequent first, with the first examples of each."""
-    counts = Counter(skips["reason"].to_pylist())
+    counts = {str(pair["values"]): int(pair["counts"]) for pair in pc.value_counts(skips["reason"]).to_pylist()}
     groups = []
     for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_REASONS]:
         examples = skips.filter(pc.equal(skips["reason"], reason)).slice(0, EXAMPLES_PER_REASON).to_pylist()

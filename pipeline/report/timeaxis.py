@@ -15,6 +15,8 @@ from pipeline.report.style import FAINT
 Floats = NDArray[np.float64]
 
 LONG_GAP_D: Final = 60.0
+LATEST_MJD: Final = 100_000.0
+"""The year 2132: what is later than this is no time of an image."""
 _MJD_EPOCH: Final = date(1858, 11, 17)
 
 
@@ -71,7 +73,7 @@ class TimeAxis:
         """Limits, dated ticks and a dotted line where time was cut short."""
         margin = 0.36 / max_labels * max(self.length, 1.0)  # room for half of the outermost labels
         axes.set_xlim(-margin, self.length + margin)
-        ticks = self._ticks(self.length / max_labels)
+        ticks = self._ticks(1.1 * self.length / max_labels)
         axes.set_xticks([position for position, _ in ticks], [label for _, label in ticks])
         cut_from = self.position_S[:-1] + (self.end_S - self.start_S)[:-1]
         for cut in (cut_from + self.position_S[1:]) / 2:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.report import write_report
+from pipeline.report import write_object_pages, write_pages, write_report
 
 
 @click.command("report")
@@ -17,7 +17,34 @@ from pipeline.report import write_report
 @click.option(
     "--truth", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Truth of a simulated archive."
 )
-@click.option("--out", type=click.Path(path_type=Path), default="report.html", show_default=True)
-def command(dataset: Path, run: Path | None, truth: Path | None, out: Path) -> None:
-    """Write one self-contained HTML page about DATASET, with the results of a run if given."""
-    click.echo(write_report(out, dataset, run=run, truth=truth))
+@click.option("--out", type=click.Path(path_type=Path), help="The page; default report.html.")
+@click.option("--pages", type=click.Path(file_okay=False, path_type=Path), help="Folder for the page and its objects'.")
+@click.option("--object", "object_ids", multiple=True, metavar="ID", help="Page of an object: objects/ID.html; repeat.")
+@click.option(
+    "--sample", type=click.IntRange(0), default=30, show_default=True, help="With --pages: objects drawn evenly."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="With --pages: of the draw.")
+def command(
+    dataset: Path,
+    run: Path | None,
+    truth: Path | None,
+    out: Path | None,
+    pages: Path | None,
+    object_ids: tuple[str, ...],
+    sample: int,
+    seed: int,
+) -> None:
+    """Write one self-contained HTML page about DATASET, with the results of a run if given.
+
+    With --pages, a folder: index.html and a page for each object that stands out, is an example or is drawn.
+    With --object and without --pages, only the pages of those objects, in objects/ of the present folder.
+    """
+    if out and (pages or object_ids):
+        raise click.UsageError("--out names the page of a dataset alone: leave it out with --pages and --object")
+    if pages:
+        click.echo(write_pages(pages, dataset, run=run, truth=truth, object_ids=object_ids, sample=sample, seed=seed))
+    elif object_ids:
+        for path in write_object_pages(Path(), dataset, object_ids, truth=truth):
+            click.echo(path)
+    else:
+        click.echo(write_report(out or Path("report.html"), dataset, run=run, truth=truth))

@@ -266,7 +266,7 @@ def test_the_page_needs_nothing_but_itself(made: Made) -> None:
     """No script, no request: every link leads into the page, every picture is in it and is a well-formed drawing."""
     assert not {"script", "link", "iframe", "object", "base"} & set(made.page.tags)
     pictures = [link for link in made.page.links if not link.startswith("#")]
-    assert len(pictures) == 4 * 2 + 1 + 3 + 2
+    assert len(pictures) == 4 * 2 + 1 + 3 + 2 + 1
     for uri in pictures:
         head, _, data = uri.partition(",")
         assert head == "data:image/svg+xml;base64"

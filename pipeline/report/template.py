@@ -1,0 +1,34 @@
+"""Templates of the pages, and how numbers are written in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pipeline.atomic import write_text
+
+
+@cache
+def environment() -> Environment:
+    """Escapes whatever it is given, and refuses a template that asks for what is not there."""
+    made = Environment(
+        loader=PackageLoader("pipeline.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    made.filters["count"] = lambda number: f"{number:,}".replace(",", "\u202f")
+    made.filters["measured"] = measured
+    return made
+
+
+def measured(value: float | None, form: str) -> str:
+    """A number as `form` has it; a dash where it was not measured."""
+    return "–" if value is None or not math.isfinite(value) else format(value, form)
+
+
+def write_page(path: Path, template: str, content: Mapping[str, Any]) -> None:
+    """Fill a template and write it, whole or not at all."""
+    write_text(path, environment().get_template(template).render(content))
