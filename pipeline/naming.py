@@ -225,3 +225,14 @@ def index_path(root: Path, survey: str, fingerprint: str) -> Path:
 def run_dir(root: Path, run: str) -> Path:
     """Directory of one training run: resolved configuration, metrics, weights, evaluation."""
     return root / "runs" / run
+
+
+PACK_FILE = "pack.json"
+PACK_OBJECTS_FILE = "objects.parquet"
+SUMS_FILE = "SHA256SUMS"
+
+
+def pack_dir(dataset: Path, dtype: str) -> Path:
+    """Directory of a dataset version's pack where nobody chose another: beside the versions, which stay as they are."""
+    dataset = dataset.resolve()
+    return dataset.parent / "packs" / f"{dataset.name}-{dtype}"
