@@ -10,18 +10,20 @@ Shapes: M images of one object, H × W pixels.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from filelock import FileLock, Timeout
-from h5py import h5d, h5f
+from h5py import h5d, h5f, h5fd, h5p, h5t
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
@@ -278,6 +280,7 @@ def _pack_block(dataset: Dataset, recipe: PackRecipe, block: Block, descriptors:
 
 
 _REAL: Final = ("image", "variance")
+_STORED_TYPES: Final = {name: h5t.py_create(np.dtype(column.dtype)) for name, column in COLUMNS.items()}
 
 
 def _write_at(descriptor: int, content: memoryview, offset: int) -> None:
@@ -311,16 +314,18 @@ def _contiguous(content: bytes, names: Sequence[str]) -> dict[str, NDArray[Any]]
 
     Two thirds of what h5py takes to read them is spent on objects that nobody looks at.
     """
-    file = h5f.open_file_image(content)  # names it by itself: HDF5 takes two of one name for the same file
+    access = h5p.create(h5p.FILE_ACCESS)
+    access.set_fileobj_driver(h5fd.fileobj_driver, BytesIO(content))  # which copies nothing but what HDF5 looks at
+    file = h5f.open(b"sequence", h5f.ACC_RDONLY, access)
     try:
         columns = {}
         for name in names:
             dataset = h5d.open(file, name.encode())
-            offset, dtype = dataset.get_offset(), np.dtype(COLUMNS[name].dtype)
-            if offset is None or dataset.dtype != dtype:  # without a place: compressed, or empty
+            offset, shape = dataset.get_offset(), dataset.shape
+            if offset is None or dataset.get_type() != _STORED_TYPES[name]:  # without a place: compressed, or empty
                 return None
-            flat = np.frombuffer(content, dtype, count=int(np.prod(dataset.shape)), offset=offset)
-            columns[name] = flat.reshape(dataset.shape)
+            flat = np.frombuffer(content, COLUMNS[name].dtype, count=math.prod(shape), offset=offset)
+            columns[name] = flat.reshape(shape)
         return columns
     finally:
         file.close()
