@@ -130,7 +130,9 @@ class _Site:
     def exclusive(self) -> Iterator[None]:
         """Be the only process that packs into `out` (raises PackError where another does)."""
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.out.with_name(f".{self.out.name}.lock"))
+        file = self.out.with_name(f".{self.out.name}.lock")
+        file.touch()  # or a folder that cannot be written would be taken for one that is locked
+        lock = FileLock(file)
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
