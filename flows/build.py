@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from concurrent.futures import Executor
 from pathlib import Path
+from typing import Final
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
@@ -18,16 +19,24 @@ from flows.progress import BuildProgress, Stopwatch
 from flows.steps import step, worth_retrying
 from flows.workers import worker_pool
 from pipeline.archive import Archive
-from pipeline.build import Build, exclusive, open_archive, prepare, publish
-from pipeline.cells import CellResult, build_cell, lacks_files
+from pipeline.build import Build, exclusive, open_archive, prepare
+from pipeline.cells import CellResult, build_cell
 from pipeline.costs import CELLS_AT_ONCE, PlanSummary, check_transfer
+from pipeline.differences import read_changes
 from pipeline.errors import DatasetError
-from pipeline.manifest import SKIPS_FILE, Dataset
+from pipeline.manifest import Dataset
+from pipeline.naming import SKIPS_FILE
+from pipeline.publish import adopt, check_removals, publish
+from pipeline.reuse import Outlook, hold_against_versions, take_over
 from pipeline.survey import load_survey
+from pipeline.versions import read_record
+
+SAID: Final = 20
+"""Cells whose reason is logged."""
 
 
 class Published(BaseModel):
-    """What `build-dataset` made."""
+    """What `build-dataset` or `refresh-dataset` made."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -38,6 +47,12 @@ class Published(BaseModel):
     seconds: dict[str, float]
     built_now: bool
     """False: an earlier run had published this very dataset."""
+    parent: str | None
+    """Id of the version before; None where this is the first."""
+    changes: dict[str, int]
+    """Objects added, changed, removed and unchanged since the version before; empty if nothing was built now."""
+    cells_built: int
+    """The others were taken over from the version before."""
 
 
 class Site:
@@ -50,8 +65,6 @@ class Site:
         executor: Executor,
         workers: int,
         progress: BuildProgress,
-        *,
-        retry_missing: bool,
     ) -> None:
         self.build = build
         self.cells = {cell.cell_id: cell for cell in build.plan.cells}
@@ -59,7 +72,6 @@ class Site:
         self.executor = executor
         self.workers = workers
         self.progress = progress
-        self.retry_missing = retry_missing
 
 
 @flow(name="build-dataset", task_runner=ThreadPoolTaskRunner(max_workers=CELLS_AT_ONCE))  # type: ignore[arg-type]
@@ -73,6 +85,8 @@ def build_dataset(
     refresh_index: bool = False,
 ) -> Published:
     """Build every object's image sequence and publish them as one dataset version.
+
+    What the latest version holds already, as it would be now, is taken over from it.
 
     Parameters
     ----------
@@ -91,41 +105,79 @@ def build_dataset(
     refresh_index
         Ask the servers again which exposures there are.
     """
-    logger = get_run_logger()
-    clock = Stopwatch()
     resolved = load_survey(survey).with_root(archive_root)
-    n_workers = workers or os.cpu_count() or 1
+    clock = Stopwatch()
     with open_archive(resolved, root, retry_missing=retry_missing) as archive:
         with clock("plan"):
             build = step("plan")(prepare)(resolved, root, archive, refresh_index=refresh_index)
-        logger.info("%s: %s", build.dataset_id, _outlook(build.summary))
-        if (dataset := build.published()) is not None:
-            _refuse_retry(dataset, wanted=retry_missing)
-            logger.info("%s is published already at %s", build.dataset_id, dataset.path)
-            return _published(dataset, built_now=False)
-        check_transfer(build.summary, allowed=large_transfer)
-        with exclusive(build):
-            with clock("cells"), worker_pool(n_workers) as executor:
-                results = _run_cells(build, archive, executor, n_workers, retry_missing=retry_missing)
-            with clock("publish"):
-                dataset = step("publish")(publish)(build, results, clock.seconds)
-    published = _published(dataset, built_now=True)
+        return bring_up_to_date(build, archive, clock, workers=workers, large_transfer=large_transfer)
+
+
+def bring_up_to_date(
+    build: Build,
+    archive: Archive,
+    clock: Stopwatch,
+    *,
+    workers: int | None,
+    large_transfer: bool,
+    max_removed: float = 1.0,
+) -> Published:
+    """Build what no version has yet, take over the rest, and publish; nothing, if a version is all that already."""
+    logger = get_run_logger()
+    logger.info("%s: %s", build.build_id, _outlook(build.summary))
+    with clock("compare"):
+        outlook = step("compare")(hold_against_versions)(build, archive)
+    if outlook.parent is not None and outlook.nothing_to_do:
+        adopt(build, outlook.parent)
+        logger.info("%s is published already at %s", outlook.parent.info.dataset_id, outlook.parent.path)
+        return _published(outlook.parent, outlook, built_now=False)
+    _say_what_and_why(outlook, len(build.plan.cells))
+    check_removals(
+        outlook.parent, {target.object_id for cell in build.plan.cells for target in cell.targets}, max_removed
+    )
+    check_transfer(build.summary, allowed=large_transfer)
+    n_workers = workers or os.cpu_count() or 1
+    with exclusive(build):
+        with clock("take over"):
+            step("take-over")(take_over)(build, outlook)
+        with clock("cells"), worker_pool(n_workers) as executor:
+            results = _run_cells(build, archive, executor, n_workers)
+        with clock("publish"):
+            dataset = step("publish")(publish)(
+                build, results, clock.seconds, parent=outlook.parent, max_removed=max_removed
+            )
+    known = outlook.parent is not None and outlook.parent.path == dataset.path
+    published = _published(dataset, outlook, built_now=not known)
     create_table_artifact(
         key="dataset",
-        table=[{"what": key, "count": value} for key, value in (published.counts | published.skips).items()],
+        table=[
+            {"what": key, "count": value}
+            for key, value in (published.counts | published.changes | published.skips).items()
+        ],
         description=f"Dataset {published.dataset_id} at {published.path}",
     )
     return published
 
 
-def _run_cells(
-    build: Build, archive: Archive, executor: Executor, workers: int, *, retry_missing: bool
-) -> list[CellResult]:
+def _say_what_and_why(outlook: Outlook, n_cells: int) -> None:
+    """What is to be built of a dataset that is there already."""
+    if outlook.parent is None:
+        return
+    logger = get_run_logger()
+    logger.info(
+        "%d of %d cells are to be built, the others are as in %s",
+        len(outlook.to_build), n_cells, outlook.parent.info.dataset_id,
+    )  # fmt: skip
+    for cell_id, why in list(outlook.to_build.items())[:SAID]:
+        logger.info("cell %s: %s", cell_id, why)
+
+
+def _run_cells(build: Build, archive: Archive, executor: Executor, workers: int) -> list[CellResult]:
     """Build all cells; those that fail do not stop the others, and are tried again by the next run."""
     cells = build.plan.cells
     frames = sum(len(cell.visits) for cell in cells) * len(build.survey.thumbnails.bands)
     progress = BuildProgress(len(cells), frames, get_run_logger().info)
-    site = Site(build, archive, executor, workers, progress, retry_missing=retry_missing)
+    site = Site(build, archive, executor, workers, progress)
     futures = [build_one_cell.with_options(task_run_name=cell.cell_id).submit(cell.cell_id, site) for cell in cells]
     wait(futures)
     failed = [
@@ -139,16 +191,6 @@ def _run_cells(
             f"run again to build only these. First: {failed[0]}"
         )
     return [future.result() for future in futures]
-
-
-def _refuse_retry(dataset: Dataset, *, wanted: bool) -> None:
-    """A published version never changes: what was missing when it was built is missing in it for good."""
-    lacking = lacks_files(dataset.table(SKIPS_FILE).to_pylist()) if wanted else 0
-    if lacking:
-        raise DatasetError(
-            f"{dataset.info.dataset_id} is published and lacks {lacking} files that its archives did not have; to ask "
-            f"for them again, move {dataset.path} away and run this again: what is in the cache is not fetched again"
-        )
 
 
 def _outlook(summary: PlanSummary) -> str:
@@ -176,21 +218,24 @@ def build_one_cell(cell_id: str, site: Site) -> CellResult:
         site.archive,
         site.executor,
         build.building,
-        dataset_id=build.dataset_id,
         workers=site.workers,
-        retry_missing=site.retry_missing,
         progress=site.progress.frame_done,
     )
     site.progress.cell_done(cell_id)
     return result
 
 
-def _published(dataset: Dataset, *, built_now: bool) -> Published:
+def _published(dataset: Dataset, outlook: Outlook, *, built_now: bool) -> Published:
+    record = read_record(dataset.path)
+    changes = read_changes(dataset)
     return Published(
         path=dataset.path,
         dataset_id=dataset.info.dataset_id,
         counts=dataset.info.counts,
         skips=Counter(dataset.table(SKIPS_FILE).column("reason").to_pylist()),
-        seconds=dataset.info.seconds,
+        seconds=record.seconds if record else {},
         built_now=built_now,
+        parent=changes.old,
+        changes=changes.counts if built_now else {},
+        cells_built=len(outlook.to_build) if built_now else 0,
     )

@@ -112,6 +112,24 @@ class Archive:
         """
         return self._fetch(self._wanted(archive_name, path), refresh=refresh)
 
+    def recheck(self, archive_name: str, path: str) -> str:
+        """The sha256 that a file has now, which was fetched before; it need not be in the cache any more.
+
+        Its servers are asked whether it is still the same, and send it only if it is not.
+
+        Raises
+        ------
+        NotInArchive, BadPayload, ChangedUpstream, ArchiveError
+            As `fetch` does.
+        """
+        wanted = self._wanted(archive_name, path)
+        earlier = self.ledger.origin(wanted.key)
+        if earlier is None or self._cache.find(wanted.key):
+            return self._fetch(wanted, refresh=True).sha256
+        with self._disk_errors_named(wanted), self._cache.lock(wanted.key):
+            terms = replace(wanted.terms, known=earlier)
+            return self._renew_or_clean_up(replace(wanted, terms=terms, earlier=earlier)).sha256
+
     def fetch_url(
         self,
         url: str,
@@ -202,15 +220,19 @@ class Archive:
         known = self._cache.find(wanted.key)
         if known and known.url in wanted.urls and not refresh:
             return self._fetched(wanted.key, known, from_cache=True)
+        with self._disk_errors_named(wanted), self._cache.lock(wanted.key):
+            before, known = known, self._cache.find(wanted.key)
+            if known and known != before and known.url in wanted.urls:  # another thread or process was faster
+                return self._fetched(wanted.key, known, from_cache=True)
+            self._refuse_missing(wanted)
+            earlier = self.ledger.origin(wanted.key) if wanted.key.archive else None  # pages change all the time
+            terms = replace(wanted.terms, known=known)
+            return self._renew_or_clean_up(replace(wanted, terms=terms, earlier=earlier))
+
+    @contextmanager
+    def _disk_errors_named(self, wanted: Wanted) -> Iterator[None]:
         try:
-            with self._cache.lock(wanted.key):
-                before, known = known, self._cache.find(wanted.key)
-                if known and known != before and known.url in wanted.urls:  # another thread or process was faster
-                    return self._fetched(wanted.key, known, from_cache=True)
-                self._refuse_missing(wanted)
-                earlier = self.ledger.origin(wanted.key) if wanted.key.archive else None  # pages change all the time
-                terms = replace(wanted.terms, known=known)
-                return self._renew_or_clean_up(replace(wanted, terms=terms, earlier=earlier))
+            yield
         except OSError as error:
             raise ArchiveError(
                 f"cannot keep {self._cache.place(wanted.key)}: {error}; free space there, or choose another cache"
@@ -235,18 +257,24 @@ class Archive:
     def _renew(self, wanted: Wanted) -> Fetched:
         """Download into the cache, or keep the file that is there if a server says that it is still the same."""
         try:
-            origin = self._mirrors.download(wanted, self._cache.part(wanted.key))
+            return self._fetched(wanted.key, self._download(wanted), from_cache=False)
         except NotModified as answer:
             origin = replace(answer.known, url=answer.url)
-            self.ledger.record(wanted.key, origin)
+            if self._cache.find(wanted.key):
+                self.ledger.record(wanted.key, origin)
             return self._fetched(wanted.key, origin, from_cache=True)
+
+    def _download(self, wanted: Wanted) -> Origin:
+        """Download into the cache, and report what is not what it was."""
+        try:
+            origin = self._mirrors.download(wanted, self._cache.part(wanted.key))
         except NotInArchive as error:
             self.ledger.remember_missing(wanted.key, wanted.urls, str(error))
             self._missing_now.add(wanted.key)
             raise
         self._notice_change(wanted, origin)
         self._cache.keep(wanted.key, self._cache.part(wanted.key), origin)
-        return self._fetched(wanted.key, origin, from_cache=False)
+        return origin
 
     def _notice_change(self, wanted: Wanted, new: Origin) -> None:
         """Report a file that is not what it was when it was last fetched."""

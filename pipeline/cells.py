@@ -1,38 +1,41 @@
 """Build one cell: fetch its frames, cut them one by one, and leave finished per-object files.
 
-A cell is idempotent: its done-marker lists the sha256 of every file it wrote, and a rerun redoes
-the cell only if its inputs or those files changed. Decoding runs in the executor it is given.
+A cell is idempotent: its done-marker lists the sha256 of every file it read and wrote, and a rerun
+redoes the cell only if its inputs or those files changed. Decoding runs in the executor it is given.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.archive import Archive
-from pipeline.atomic import write_text
-from pipeline.bands import BAND_ID
+from pipeline.atomic import storing, write_text
 from pipeline.catalog import Target
 from pipeline.cellstars import StarCheck, detection_uses, star_check
 from pipeline.cutting import FrameCut
 from pipeline.errors import ArchiveError
-from pipeline.fetching import NO_MASK, NOT_IN_ARCHIVE, Outcome, Source, cut_frames, uses
+from pipeline.fetching import Outcome, Source, cut_frames, uses
 from pipeline.manifest import Skip, file_sha256
-from pipeline.naming import CELLS_FOLDER, sequence_path
+from pipeline.naming import CELLS_FOLDER, LOCKS_FOLDER, sequence_path
+from pipeline.objectrow import manifest_row, pixel_moments
 from pipeline.plan import Cell
 from pipeline.sequences import COLUMNS, Sequence, write_sequence
+from pipeline.sources import came_since, changed_source, sources_of
 from pipeline.standards import write_standards
 from pipeline.starphot import Positions
 from pipeline.survey import SurveyConfig
 from pipeline.thumbnails import target_wcs_header
-from pipeline.version import software_version
+from pipeline.version import PIPELINE_VERSION
 from pipeline.zeropoints import UNCHECKED, ZeropointFlag, apply_check
 
 BAD_ZEROPOINT: Final = "bad-zeropoint"
@@ -52,7 +55,7 @@ class CellProgress:
 class CellResult(BaseModel):
     """What a cell wrote; also the content of its done-marker."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     cell_id: str
     input_hash: str
@@ -62,8 +65,8 @@ class CellResult(BaseModel):
     skips: tuple[dict[str, str], ...]
     standards_sha256: str | None = None
     """Of the cell's standard stars, where it has made any."""
-    band_moments: dict[str, tuple[float, float, float]]
-    """Per band: number of covered pixels, their sum [nMgy] and sum of squares."""
+    moments: dict[str, dict[str, tuple[float, float, float]]]
+    """Per object and band: number of covered pixels, their sum [nMgy] and sum of squares."""
 
 
 @dataclass(slots=True)
@@ -88,15 +91,14 @@ def build_cell(
     executor: Executor,
     dataset: Path,
     *,
-    dataset_id: str,
     workers: int,
-    retry_missing: bool = False,
     progress: Callable[[CellProgress], None] | None = None,
 ) -> CellResult:
     """Fetch, cut and write one cell into the dataset directory `dataset`; do nothing if it is done already.
 
-    With `retry_missing`, a cell that lacks files which its archive did not have counts as not done. Frames that the
-    archive lacks or that stay corrupt after a second download become counted skips.
+    Frames that the archive lacks or that stay corrupt after a second download become counted skips. Where the
+    archive retries what was missing, a cell that lacks files which are there by now is not done. Of several
+    processes that are given the same cell, one builds it and the others wait for it.
 
     Raises
     ------
@@ -105,15 +107,32 @@ def build_cell(
         nothing of the cell is marked done.
     WorkerDied
         A process of `executor` ended while cutting.
+    StorageError
+        There is no room, or no right, to write.
     """
-    check = star_check(cell, survey, archive)
-    input_hash = cell.input_hash(check.fingerprint)
+    with _alone(dataset, cell.cell_id):
+        check = star_check(cell, survey, archive)
+        total = len(cell.visits) * len(survey.thumbnails.bands)
+        finished = read_marker(dataset, cell.cell_id)
+        changed = why_not_done(finished, cell, check.standards_sha256, survey, archive)
+        if finished is not None and changed is None and _files_are_whole(dataset, finished):
+            if progress:
+                progress(CellProgress(cell.cell_id, total, total, 0, sum(row["n_images"] for row in finished.objects)))
+            return finished
+        return _build(cell, survey, archive, executor, dataset, check, workers, progress)
+
+
+def _build(
+    cell: Cell,
+    survey: SurveyConfig,
+    archive: Archive,
+    executor: Executor,
+    dataset: Path,
+    check: StarCheck,
+    workers: int,
+    progress: Callable[[CellProgress], None] | None,
+) -> CellResult:
     total = len(cell.visits) * len(survey.thumbnails.bands)
-    finished = _finished(dataset, cell.cell_id, input_hash)
-    if finished is not None and not (retry_missing and lacks_files(finished.skips)):
-        if progress:
-            progress(CellProgress(cell.cell_id, total, total, 0, sum(row["n_images"] for row in finished.objects)))
-        return finished
     harvest = _Harvest()
     with archive.needing(uses(cell, survey) + detection_uses(cell, survey)) as used:
         source = Source(survey, archive, executor, workers, used)
@@ -124,19 +143,67 @@ def build_cell(
                 progress(CellProgress(cell.cell_id, harvest.done, total, harvest.bytes_fetched, harvest.thumbnails))
     _check_archives(cell, survey, harvest, archive)
     standards_sha256 = _check_zeropoints(check, stars, survey, harvest, standards_file(dataset, cell.cell_id))
-    result = _write_objects(cell, survey, dataset, dataset_id, input_hash, harvest, standards_sha256)
+    input_hash = cell.input_hash(survey, check.standards_sha256)
+    result = _write_objects(cell, survey, dataset, input_hash, harvest, standards_sha256)
     write_text(_marker(dataset, cell.cell_id), result.model_dump_json() + "\n")
     return result
 
 
-def lacks_files(skips: Iterable[Mapping[str, str]]) -> int:
-    """How many frames or masks were left out because their archive said not to have them."""
-    return sum(skip["reason"] in (NOT_IN_ARCHIVE, NO_MASK) for skip in skips)
+@contextmanager
+def _alone(dataset: Path, cell_id: str) -> Iterator[None]:
+    """Be the only one that builds this cell."""
+    folder = dataset / LOCKS_FOLDER
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{cell_id}.lock")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def read_marker(dataset: Path, cell_id: str) -> CellResult | None:
+    """The content of a cell's done-marker; None where there is none that can be read."""
+    try:
+        return CellResult.model_validate_json(_marker(dataset, cell_id).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def cell_files(result: CellResult) -> dict[str, str | None]:
+    """Paths of a finished cell's files in its dataset, with their sha256 where the marker says it."""
+    files: dict[str, str | None] = {row["file"]: row["sha256"] for row in result.objects}
+    if result.standards_sha256:
+        files[f"{CELLS_FOLDER}/{result.cell_id}.stars.parquet"] = result.standards_sha256
+    return files | {f"{CELLS_FOLDER}/{result.cell_id}.json": None}
 
 
 def claims_done(dataset: Path, cell_id: str, input_hash: str) -> bool:
     """Whether there is a done-marker of these inputs; a build believes it only if its files are still the same."""
-    return _claim(dataset, cell_id, input_hash) is not None
+    marker = read_marker(dataset, cell_id)
+    return marker is not None and marker.input_hash == input_hash
+
+
+def why_not_done(
+    result: CellResult | None, cell: Cell, standards_sha256: str, survey: SurveyConfig, archive: Archive
+) -> str | None:
+    """Why what a done-marker says is not what a cell would give now; None: it is. Its files are not looked at.
+
+    Raises
+    ------
+    ArchiveError
+        A server did not answer when it was asked for what it lacked before.
+    """
+    if result is None:
+        return "new"
+    if result.input_hash != cell.input_hash(survey, standards_sha256):
+        return "objects, exposures or configuration changed"
+    if source := changed_source(sources_of(result.frames, survey), archive):
+        return f"{source.path} changed upstream"
+    if frame := came_since(result.skips, cell, survey, archive):
+        return f"frame {frame} was missing and is there now"
+    return None
 
 
 def _marker(dataset: Path, cell_id: str) -> Path:
@@ -148,28 +215,13 @@ def standards_file(dataset: Path, cell_id: str) -> Path:
     return dataset / CELLS_FOLDER / f"{cell_id}.stars.parquet"
 
 
-def _claim(dataset: Path, cell_id: str, input_hash: str) -> CellResult | None:
-    """The content of a cell's done-marker, if it is one of these inputs."""
-    try:
-        result = CellResult.model_validate_json(_marker(dataset, cell_id).read_bytes())
-    except (OSError, ValidationError):
-        return None
-    return result if result.input_hash == input_hash else None
-
-
-def _finished(dataset: Path, cell_id: str, input_hash: str) -> CellResult | None:
-    """The marker's content if it is of these inputs and every file it lists is still what it was."""
-    result = _claim(dataset, cell_id, input_hash)
-    if result is None:
-        return None
-    for row in result.objects:
-        file = dataset / row["file"]
-        if not file.is_file() or file_sha256(file) != row["sha256"]:
-            return None
-    standards = standards_file(dataset, cell_id)
-    if result.standards_sha256 and (not standards.is_file() or file_sha256(standards) != result.standards_sha256):
-        return None
-    return result
+def _files_are_whole(dataset: Path, result: CellResult) -> bool:
+    """Whether every file that a marker lists is still what it was."""
+    for name, sha256 in cell_files(result).items():
+        file = dataset / name
+        if not file.is_file() or (sha256 is not None and file_sha256(file) != sha256):
+            return False
+    return True
 
 
 def _check_archives(cell: Cell, survey: SurveyConfig, harvest: _Harvest, archive: Archive) -> None:
@@ -240,26 +292,21 @@ def _write_objects(
     cell: Cell,
     survey: SurveyConfig,
     dataset: Path,
-    dataset_id: str,
     input_hash: str,
     harvest: _Harvest,
     standards_sha256: str | None,
 ) -> CellResult:
     rows = []
-    moments = {band: np.zeros(3) for band in survey.thumbnails.bands}
+    moments = {}
     for target in cell.targets:
         records = harvest.records.get(target.object_id)
         if not records:
             harvest.skips.append(Skip("no-image", "every frame that covers it was skipped", object_id=target.object_id))
             continue
-        sequence = _sequence(target, records, survey, dataset_id)
-        file = sequence_path(target.object_id)
-        write_sequence(dataset / file, sequence)
-        rows.append(_manifest_row(target, sequence, file, dataset / file, cell.cell_id))
-        for band, moment in moments.items():
-            pixels = sequence.image[sequence.band_id == BAND_ID[band]].astype(np.float64)
-            pixels = pixels[np.isfinite(pixels)]
-            moment += (pixels.size, pixels.sum(), np.square(pixels).sum())
+        sequence = _sequence(target, records, survey)
+        sha256 = write_sequence(dataset / sequence_path(target.object_id), sequence)
+        rows.append(manifest_row(sequence, sha256, cell.cell_id))
+        moments[target.object_id] = pixel_moments(sequence, survey.thumbnails.bands)
     return CellResult(
         cell_id=cell.cell_id,
         input_hash=input_hash,
@@ -269,11 +316,11 @@ def _write_objects(
         skips=tuple(
             asdict(skip) for skip in sorted(harvest.skips, key=lambda skip: (skip.reason, skip.object_id, skip.frame))
         ),
-        band_moments={band: (float(n), float(s), float(q)) for band, (n, s, q) in moments.items()},
+        moments=moments,
     )
 
 
-def _sequence(target: Target, records: list[dict[str, Any]], survey: SurveyConfig, dataset_id: str) -> Sequence:
+def _sequence(target: Target, records: list[dict[str, Any]], survey: SurveyConfig) -> Sequence:
     """Stack an object's records in time order."""
     ordered = sorted(records, key=lambda record: (record["mjd_tai"], record["band_id"], record["run"]))
     arrays = {
@@ -283,31 +330,12 @@ def _sequence(target: Target, records: list[dict[str, Any]], survey: SurveyConfi
     return Sequence(
         object_id=target.object_id,
         survey=survey.name,
-        dataset_id=dataset_id,
         ra_deg=target.ra_deg,
         dec_deg=target.dec_deg,
         class_name=target.class_name,
         confirmation=target.confirmation,
         pixel_scale_arcsec=scale,
         wcs_header=target_wcs_header(target.ra_deg, target.dec_deg, size=size, pixel_scale_arcsec=scale),
-        software_version=software_version(),
+        pipeline_version=PIPELINE_VERSION,
         **arrays,
     )
-
-
-def _manifest_row(target: Target, sequence: Sequence, file: str, path: Path, cell_id: str) -> dict[str, Any]:
-    counts = {f"n_{band}": int((sequence.band_id == number).sum()) for band, number in BAND_ID.items()}
-    return {
-        "object_id": target.object_id,
-        "class_name": target.class_name,
-        "confirmation": target.confirmation,
-        "ra_deg": target.ra_deg,
-        "dec_deg": target.dec_deg,
-        "file": file,
-        "sha256": file_sha256(path),
-        "n_images": len(sequence),
-        "mjd_first": float(sequence.mjd_tai[0]),
-        "mjd_last": float(sequence.mjd_tai[-1]),
-        "cell": cell_id,
-        **counts,
-    }

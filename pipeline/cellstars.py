@@ -20,9 +20,10 @@ from pipeline.archive import Archive, Fetched
 from pipeline.bands import Band
 from pipeline.cutting import FrameCut, find_frame_stars
 from pipeline.errors import BadPayload, FrameError, NotInArchive, WorkerDied
-from pipeline.fetching import Source, fetch_frame, frame_files
+from pipeline.fetching import Source, fetch_frame
 from pipeline.naming import FrameId
 from pipeline.plan import Cell, Exposure
+from pipeline.sources import frame_files
 from pipeline.standards import MeasuredFrame, Standards, around, make_standards, merge_positions, read_standards
 from pipeline.starphot import Positions
 from pipeline.survey import SurveyConfig
@@ -40,8 +41,8 @@ class StarCheck:
     """What the zero points of one cell's frames are held against."""
 
     survey: SurveyConfig
-    fingerprint: str
-    """sha256 of what decides a dataset's content: the survey, and the catalogue of stars where one is given."""
+    standards_sha256: str
+    """Of the catalogue of stars, where one is given."""
     given: Standards | None
 
     def stars_to_measure(self, cell: Cell, source: Source) -> Positions | None:
@@ -87,12 +88,12 @@ def star_check(cell: Cell, survey: SurveyConfig, archive: Archive) -> StarCheck:
         The catalogue cannot be had, or is none.
     """
     given = given_standards(survey, archive)
-    fingerprint = content_fingerprint(survey, archive)
+    sha256 = standards_sha256(survey, archive)
     if given is None or not any(visit.exposure.layout == "das-dr7" for visit in cell.visits):
-        return StarCheck(survey, fingerprint, None)
+        return StarCheck(survey, sha256, None)
     ra_deg = np.array([target.ra_deg for target in cell.targets])
     dec_deg = np.array([target.dec_deg for target in cell.targets])
-    return StarCheck(survey, fingerprint, around(given, ra_deg, dec_deg, margin_deg=MARGIN_DEG))
+    return StarCheck(survey, sha256, around(given, ra_deg, dec_deg, margin_deg=MARGIN_DEG))
 
 
 def given_standards(survey: SurveyConfig, archive: Archive) -> Standards | None:
@@ -107,10 +108,10 @@ def given_standards(survey: SurveyConfig, archive: Archive) -> Standards | None:
     return read_standards(table.path, table.path.read_bytes()) if table else None
 
 
-def content_fingerprint(survey: SurveyConfig, archive: Archive, *, refresh: bool = False) -> str:
-    """The survey's fingerprint, and with it the sha256 of the catalogue of standard stars where it gives one."""
+def standards_sha256(survey: SurveyConfig, archive: Archive, *, refresh: bool = False) -> str:
+    """sha256 of the survey's catalogue of standard stars; empty where it gives none."""
     table = _catalogue(survey, archive, refresh=refresh)
-    return f"{survey.fingerprint()} {table.sha256}" if table else survey.fingerprint()
+    return table.sha256 if table else ""
 
 
 def _catalogue(survey: SurveyConfig, archive: Archive, *, refresh: bool) -> Fetched | None:

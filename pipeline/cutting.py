@@ -97,6 +97,8 @@ def cut_frame(job: FrameJob) -> FrameCut:
         "path": job.path,
         "band": job.frame.band,
         "sha256": job.frame_file.sha256,
+        "calibration_sha256": job.calibration_file.sha256,
+        "mask_sha256": job.mask_file.sha256 if job.mask_file else "",
         "bytes": job.frame_file.n_bytes,
         "psf_fwhm_arcsec": frame.calibration.psf_fwhm_arcsec,
         "sky_nmgy_arcsec2": frame.calibration.sky_nmgy_arcsec2,

@@ -54,6 +54,10 @@ class WorkerDied(PipelineError):
     """A decoding process ended without an answer (killed, or out of memory)."""
 
 
+class StorageError(PipelineError):
+    """A disk is full, failing or not writable; whatever was whole on it still is."""
+
+
 class SequenceError(PipelineError):
     """A per-object HDF5 file is missing, corrupt or not of the schema it claims."""
 

@@ -19,17 +19,15 @@ from pipeline.catalog import Target
 from pipeline.cutting import FrameCut, FrameJob, cut_frame
 from pipeline.errors import BadPayload, FrameError, NotInArchive, WorkerDied
 from pipeline.manifest import Skip
-from pipeline.naming import FrameId, calibration_path, frame_path, mask_path
+from pipeline.naming import FrameId
 from pipeline.plan import Cell, Exposure
+from pipeline.sources import NO_MASK, NOT_IN_ARCHIVE, frame_files
 from pipeline.starphot import Positions
 from pipeline.survey import SurveyConfig
 
 SERVER_ADDRESS: Final = re.compile(r"https?://[^/\s]+/")
 """Left out of recorded reasons: the same dataset from another mirror has the same bytes."""
 BAD_PAYLOAD: Final = "bad-payload"
-NOT_IN_ARCHIVE: Final = "not-in-archive"
-NO_MASK: Final = "no-mask"
-"""The last two are reasons of skips that a later run may find gone."""
 IN_FLIGHT_PER_WORKER: Final = 3
 """Frames fetched ahead of each decoding worker: enough to never wait, few enough to bound memory."""
 
@@ -100,16 +98,6 @@ def uses(cell: Cell, survey: SurveyConfig) -> Counter[tuple[str, str]]:
         for visit in cell.visits
         for band in survey.thumbnails.bands
         for path in frame_files(visit.exposure, band, survey)
-    )
-
-
-def frame_files(exposure: Exposure, band: Band, survey: SurveyConfig) -> tuple[str, str, str]:
-    """Image, calibration table and mask planes of a frame, below the archive's base URL."""
-    frame, sas_root = exposure.frame(band), survey.archive(exposure.archive).sas_root
-    return (
-        frame_path(frame, sas_root=sas_root),
-        calibration_path(frame, sas_root=sas_root),
-        mask_path(frame, sas_root=sas_root),
     )
 
 

@@ -2,14 +2,15 @@
 
 A dataset directory holds `manifest.parquet` (one row per object), `skips.parquet` (one row per
 thing left out), `frames.parquet` (one row per frame read), `dataset.json` (configuration, counts,
-software) and `objects/`. Free of astropy, so that training machines can read it.
+software, band statistics), `objects/`, and `SHA256SUMS` over all of it. Free of astropy, so that
+training machines can read it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterable, Iterator, Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,17 +20,11 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.atomic import replacing, write_text
-from pipeline.errors import ConfigError, DatasetError, PipelineError
-from pipeline.naming import (
-    DATASET_FILE,
-    FRAMES_FILE,
-    LATEST_FILE,
-    MANIFEST_FILE,
-    OBJECTS_FOLDER,
-    SKIPS_FILE,
-    sequence_path,
-)
-from pipeline.sequences import SCHEMA_VERSION, Sequence, read_sequence
+from pipeline.errors import ConfigError, DatasetError
+from pipeline.naming import DATASET_FILE, LATEST_FILE, MANIFEST_FILE, check_version, sequence_path
+from pipeline.sequences import SCHEMA_VERSION, Sequence, open_sequence
+from pipeline.statistics import FoldStatistics
+from pipeline.validation import explain
 
 MANIFEST_SCHEMA: Final = pa.schema(
     [
@@ -39,12 +34,16 @@ MANIFEST_SCHEMA: Final = pa.schema(
         ("ra_deg", pa.float64()),
         ("dec_deg", pa.float64()),
         ("fold", pa.int16()),
+        ("group", pa.string()),
         ("file", pa.string()),
         ("sha256", pa.string()),
         ("n_images", pa.int32()),
         *[(f"n_{band}", pa.int32()) for band in "ugriz"],
         ("mjd_first", pa.float64()),
         ("mjd_last", pa.float64()),
+        ("masked_fraction", pa.float32()),
+        ("coverage", pa.float32()),
+        ("psf_fwhm_arcsec", pa.float32()),
         ("cell", pa.string()),
     ]
 )
@@ -65,8 +64,11 @@ FRAMES_SCHEMA: Final = pa.schema(
         ("field", pa.int32()),
         ("band", pa.string()),
         ("path", pa.string()),
+        ("url", pa.string()),
         ("sha256", pa.string()),
         ("bytes", pa.int64()),
+        ("calibration_sha256", pa.string()),
+        ("mask_sha256", pa.string()),
         ("n_thumbnails", pa.int32()),
         ("n_partly_covered", pa.int32()),
         ("psf_fwhm_arcsec", pa.float32()),
@@ -80,9 +82,6 @@ FRAMES_SCHEMA: Final = pa.schema(
         ("zp_flags", pa.int8()),
     ]
 )
-
-TABLES: Final = (MANIFEST_FILE, SKIPS_FILE, FRAMES_FILE)
-_VERSION_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,26 +98,31 @@ class Skip:
 class DatasetInfo(BaseModel):
     """Content of dataset.json."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     dataset_id: str
-    """Survey name and the first 12 hex digits of the hash of everything that decides the content."""
+    """Survey name and the first 12 hex digits of a hash of all that the dataset says."""
     schema_version: int = SCHEMA_VERSION
     survey: dict[str, Any]
     """The resolved survey description."""
     software: dict[str, str]
+    packages_sha256: str = ""
+    """Of `environment.txt`, everything that was installed."""
     input_hash: str
+    """sha256 of the plan: catalogue, survey, and per cell what decides its content."""
     content_hash: str
     """sha256 over the sorted (object id, sha256 of its file)."""
-    tables: dict[str, str] = {}
-    """sha256 of each of the Parquet tables, by file name; empty where the software that wrote it did not say."""
+    sources_sha256: str = ""
+    """sha256 over the sorted (archive, path, sha256) of every file of an archive that was read."""
     counts: dict[str, int]
-    seconds: dict[str, float]
-    """Wall time per step."""
     size: int
     pixel_scale_arcsec: float
-    band_mean_nmgy: dict[str, float]
-    band_std_nmgy: dict[str, float]
+    band_statistics: tuple[FoldStatistics, ...] = ()
+    """Per fold, of the objects of the other folds."""
+
+
+_UNTIL_SCHEMA_2: Final = ("tables", "seconds", "band_mean_nmgy", "band_std_nmgy")
+"""Keys that dataset.json no longer has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,8 @@ class ObjectRow:
     file: str
     sha256: str
     n_images: int
+    group: str = ""
+    """Object id of the first of the objects within the duplicate radius; '' before schema version 3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +161,7 @@ class Dataset:
         DatasetError
             It is another object's file, or holds another number of images than the manifest says.
         """
-        sequence = read_sequence(self.path / row.file)
+        sequence = open_sequence(self.path / row.file)
         found, expected = (sequence.object_id, len(sequence)), (row.object_id, row.n_images)
         if found != expected:
             raise DatasetError(
@@ -166,7 +172,7 @@ class Dataset:
 
     def table(self, file: str) -> pa.Table:
         """One of the Parquet tables of the dataset, whole."""
-        return _read_table(self.path / file)
+        return read_table(self.path / file)
 
 
 def open_dataset(path: str | Path) -> Dataset:
@@ -183,11 +189,12 @@ def open_dataset(path: str | Path) -> Dataset:
         It is not a dataset, is incomplete, or was written by newer software.
     """
     path = _version_dir(Path(path))
-    info = _read_info(path)
+    info = read_info(path)
     manifest = path / MANIFEST_FILE
-    table = _read_table(manifest)
-    _check_manifest(table, manifest)
-    rows = tuple(ObjectRow(**row) for row in table.select(list(ObjectRow.__dataclass_fields__)).to_pylist())
+    table = read_table(manifest)
+    columns = _columns(info.schema_version)
+    _check_manifest(table, columns, manifest)
+    rows = tuple(ObjectRow(**row) for row in table.select(columns).to_pylist())
     for row in rows:
         try:
             expected = sequence_path(row.object_id)
@@ -211,42 +218,73 @@ def _version_dir(path: Path) -> Path:
             version = pointer.read(256).decode("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} does not name a dataset version: {error}") from error
-    if not _VERSION_NAME.fullmatch(version):
-        raise DatasetError(f"{path} does not name a dataset version beside it: {version!r}")
-    return path.parent / version
+    try:
+        return path.parent / check_version(version)
+    except ConfigError as error:
+        raise DatasetError(f"{path} does not name a dataset version beside it: {error}") from error
 
 
-def _read_info(path: Path) -> DatasetInfo:
+def read_info(path: Path) -> DatasetInfo:
+    """Read dataset.json of the dataset directory `path`.
+
+    Raises
+    ------
+    DatasetError
+        It is missing, damaged, or was written by newer software.
+    """
     file = path / DATASET_FILE
     try:
-        info = DatasetInfo.model_validate_json(file.read_bytes())
+        info = DatasetInfo.model_validate(_present(json.loads(file.read_bytes())))
     except FileNotFoundError as error:
         raise DatasetError(f"{path} is not a dataset: it has no {DATASET_FILE}; was the build finished?") from error
     except OSError as error:
         raise DatasetError(f"{path} is not a dataset: cannot read {DATASET_FILE}: {error.strerror}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DatasetError(f"{file} is not a dataset description: {where} {first['msg']}") from error
+        raise DatasetError(f"{file} is not a dataset description: {explain(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{file} is not a dataset description: {error}") from error
     if info.schema_version > SCHEMA_VERSION:
-        raise DatasetError(f"{path} has schema version {info.schema_version}, this software reads {SCHEMA_VERSION}")
+        raise DatasetError(
+            f"{path} has schema version {info.schema_version}, this software reads 1 to {SCHEMA_VERSION}: update it"
+        )
     return info
 
 
-def _check_manifest(table: pa.Table, where: Path) -> None:
+def _present(content: Any) -> Any:
+    """What dataset.json of any schema version says, in the form of the present one."""
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version < 3:
+        return {key: value for key, value in content.items() if key not in _UNTIL_SCHEMA_2}
+    return content
+
+
+def _columns(version: int) -> list[str]:
+    """Columns of the manifest that `ObjectRow` is made of."""
+    return [name for name in ObjectRow.__dataclass_fields__ if version > 2 or name != "group"]
+
+
+def _check_manifest(table: pa.Table, columns: Iterable[str], where: Path) -> None:
     """Columns of the schema's types, and no null in those that training needs."""
-    if missing := set(MANIFEST_SCHEMA.names) - set(table.column_names):
+    required = columns if "group" not in table.column_names else MANIFEST_SCHEMA.names
+    if missing := {*required, *columns} - set(table.column_names):
         raise DatasetError(f"{where} lacks columns {sorted(missing)}")
-    for column in MANIFEST_SCHEMA:
-        found = table.schema.field(column.name).type
-        if found != column.type:
-            raise DatasetError(f"{where}: column {column.name} is of type {found}, expected {column.type}")
-    for name in ObjectRow.__dataclass_fields__:
+    for name in required:
+        expected, found = MANIFEST_SCHEMA.field(name).type, table.schema.field(name).type
+        if found != expected:
+            raise DatasetError(f"{where}: column {name} is of type {found}, expected {expected}")
+    for name in columns:
         if table[name].null_count:
             raise DatasetError(f"{where}: column {name} has rows without a value")
 
 
-def _read_table(path: Path) -> pa.Table:
+def read_table(path: Path) -> pa.Table:
+    """Read a Parquet table whole.
+
+    Raises
+    ------
+    DatasetError
+        It is missing, or is none.
+    """
     try:
         return pq.read_table(path)
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -277,76 +315,3 @@ def file_sha256(path: Path) -> str:
     """sha256 of a file, in hexadecimal."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def verify_dataset(path: str | Path) -> list[str]:
-    """What is wrong with a dataset, one line each; empty when every file is there, whole, of the schema and no other.
-
-    Raises
-    ------
-    DatasetError
-        It cannot even be opened.
-    """
-    dataset = open_dataset(path)
-    found = [*_table_problems(dataset), *_stray_files(dataset)]
-    for row in dataset.objects:
-        found += _object_problems(dataset, row)
-    if content_hash((row.object_id, row.sha256) for row in dataset.objects) != dataset.info.content_hash:
-        found.append(f"{MANIFEST_FILE} does not have the content hash of {DATASET_FILE}")
-    return found
-
-
-def _table_problems(dataset: Dataset) -> Iterator[str]:
-    for name in TABLES:
-        file = dataset.path / name
-        if not file.is_file():
-            yield f"{name} is missing"
-        elif dataset.info.tables and file_sha256(file) != dataset.info.tables.get(name):
-            yield f"{name} does not have the sha256 of {DATASET_FILE}"
-
-
-def _stray_files(dataset: Dataset) -> Iterator[str]:
-    expected = {row.file for row in dataset.objects}
-    for file in sorted((dataset.path / OBJECTS_FOLDER).rglob("*")):
-        name = file.relative_to(dataset.path).as_posix()
-        if name not in expected and (file.is_symlink() or not file.is_dir()):
-            yield f"{name} is not in {MANIFEST_FILE}"
-
-
-def _object_problems(dataset: Dataset, row: ObjectRow) -> Iterator[str]:
-    file = dataset.path / row.file
-    if not file.is_file():
-        yield f"{row.file} is missing"
-        return
-    if file_sha256(file) != row.sha256:
-        yield f"{row.file} does not have the sha256 of the manifest"
-        return
-    try:
-        sequence = dataset.sequence(row)
-    except PipelineError as error:
-        yield str(error)
-        return
-    for name in ("class_name", "confirmation", "ra_deg", "dec_deg"):
-        if getattr(sequence, name) != getattr(row, name):
-            yield f"{row.file} says {name} {getattr(sequence, name)!r}, {MANIFEST_FILE} {getattr(row, name)!r}"
-
-
-__all__ = [
-    "FRAMES_FILE",
-    "FRAMES_SCHEMA",
-    "MANIFEST_FILE",
-    "MANIFEST_SCHEMA",
-    "SKIPS_FILE",
-    "SKIPS_SCHEMA",
-    "TABLES",
-    "Dataset",
-    "DatasetInfo",
-    "ObjectRow",
-    "Skip",
-    "content_hash",
-    "file_sha256",
-    "open_dataset",
-    "verify_dataset",
-    "write_info",
-    "write_table",
-]

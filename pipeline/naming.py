@@ -18,6 +18,7 @@ from pipeline.errors import ConfigError, FrameError
 Layout = Literal["sas-dr8", "das-dr7"]
 """The two forms SDSS imaging comes in: `frame-*.fits.bz2` (DR8+) and `fpC-*.fit.gz` (DR7)."""
 
+_VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}")
 _OBJECT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 N_SHARDS = 100
 
@@ -188,27 +189,40 @@ FRAMES_FILE = "frames.parquet"
 DATASET_FILE = "dataset.json"
 PLAN_FILE = "plan.json"
 CARD_FILE = "README.md"
+SUMS_FILE = "SHA256SUMS"
+CHANGES_FILE = "changes.json"
+CROISSANT_FILE = "croissant.json"
+PACKAGES_FILE = "environment.txt"
 CELLS_FOLDER = "cells"
+LOCKS_FOLDER = ".locks"
 LEDGER_FILE = "ledger.sqlite"
 
 
-def dataset_dir(root: Path, survey: str, version: str) -> Path:
-    """Directory of one published dataset version."""
-    return root / "datasets" / survey / version
+def survey_dir(root: Path, survey: str) -> Path:
+    """Directory of all versions of a survey's dataset."""
+    return root / "datasets" / survey
 
 
-def building_dir(root: Path, survey: str, version: str) -> Path:
-    """Directory a dataset version grows in until it is published by one rename."""
-    return root / "datasets" / survey / f".building-{version}"
+def building_dir(root: Path, survey: str, build: str) -> Path:
+    """Directory that a dataset version grows in until it is published by one rename."""
+    return survey_dir(root, survey) / f".building-{build}"
 
 
-def latest_pointer(root: Path, survey: str) -> Path:
-    """Text file that names the newest published version."""
-    return root / "datasets" / survey / LATEST_FILE
+def check_version(name: str) -> str:
+    """Return `name` if it can be that of a dataset version, and so stays in its survey's folder.
+
+    Raises
+    ------
+    ConfigError
+        It cannot.
+    """
+    if not _VERSION_NAME.fullmatch(name):
+        raise ConfigError(f"{name!r} is not the name of a dataset version")
+    return name
 
 
 def plans_dir(root: Path) -> Path:
-    """Directory of written plans, one folder per dataset id."""
+    """Directory of written plans, one folder per build."""
     return root / "plans"
 
 
@@ -222,17 +236,22 @@ def index_path(root: Path, survey: str, fingerprint: str) -> Path:
     return root / "index" / f"{survey}-{fingerprint[:12]}.parquet"
 
 
+def runs_dir(root: Path) -> Path:
+    """Directory of all training runs."""
+    return root / "runs"
+
+
 def run_dir(root: Path, run: str) -> Path:
     """Directory of one training run: resolved configuration, metrics, weights, evaluation."""
-    return root / "runs" / run
+    return runs_dir(root) / run
 
 
 PACK_FILE = "pack.json"
 PACK_OBJECTS_FILE = "objects.parquet"
-SUMS_FILE = "SHA256SUMS"
+PACKS_FOLDER = "packs"
 
 
 def pack_dir(dataset: Path, dtype: str) -> Path:
     """Directory of a dataset version's pack where nobody chose another: beside the versions, which stay as they are."""
     dataset = dataset.resolve()
-    return dataset.parent / "packs" / f"{dataset.name}-{dtype}"
+    return dataset.parent / PACKS_FOLDER / f"{dataset.name}-{dtype}"

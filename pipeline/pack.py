@@ -30,7 +30,7 @@ from pipeline.bands import BAND_ID, BANDS
 from pipeline.errors import PackError
 from pipeline.manifest import Dataset, file_sha256
 from pipeline.naming import PACK_FILE, PACK_OBJECTS_FILE, SUMS_FILE, pack_dir
-from pipeline.sequences import MAX_SIZE
+from pipeline.schema import MAX_SIZE
 from pipeline.validation import explain
 
 PixelType = Literal["float16", "float32"]

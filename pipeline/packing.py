@@ -27,7 +27,7 @@ from h5py import h5d, h5f, h5fd, h5p, h5t
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from pipeline.atomic import sync_dir, write_text
+from pipeline.atomic import storing, sync_dir, write_text
 from pipeline.errors import DatasetError, PackError
 from pipeline.manifest import Dataset, ObjectRow, open_dataset, write_table
 from pipeline.naming import MANIFEST_FILE, PACK_FILE, PACK_OBJECTS_FILE, SUMS_FILE, pack_dir
@@ -86,7 +86,7 @@ def pack_dataset(
         `out` holds something else, or another process is packing into it.
     DatasetError, SequenceError
         The dataset, or a file of it, is not as it was published.
-    OSError
+    StorageError
         The disk is full or not writable. What was at `out` is untouched.
     """
     dataset = open_dataset(dataset_path)
@@ -100,7 +100,7 @@ def pack_dataset(
         n_images=sum(row.n_images for row in dataset.objects),
     )
     site = _Site(Path(out) if out else pack_dir(dataset.path, dtype), recipe)
-    with site.exclusive():
+    with storing(site.out), site.exclusive():
         if (pack := site.published()) is None:
             site.prepare()
             blocks = _fill(dataset, site, workers or min(MAX_WORKERS, os.cpu_count() or 1), progress)
@@ -347,7 +347,7 @@ def _publish(dataset: Dataset, site: _Site, blocks: Sequence[Block]) -> Pack:
 def _write_objects(dataset: Dataset, path: Path) -> None:
     first, rows = 0, []
     for row in dataset.objects:
-        own = {name: getattr(row, name, "") for name in OBJECTS_SCHEMA.names if name not in ("first", "length")}
+        own = {name: getattr(row, name) for name in OBJECTS_SCHEMA.names if name not in ("first", "length")}
         rows.append(own | {"first": first, "length": row.n_images})
         first += row.n_images
     write_table(path, rows, OBJECTS_SCHEMA)

@@ -24,7 +24,9 @@ from pipeline.footprint import Footprint, choose_fields, covering
 from pipeline.manifest import Skip
 from pipeline.naming import FrameId, Layout
 from pipeline.selection import season_of
+from pipeline.sequences import SCHEMA_VERSION
 from pipeline.survey import Season, SurveyConfig
+from pipeline.version import PIPELINE_VERSION
 
 ALL_SEASONS: Final = "all"
 
@@ -62,10 +64,19 @@ class Cell:
     targets: tuple[Target, ...]
     visits: tuple[Visit, ...]
 
-    def input_hash(self, survey_fingerprint: str) -> str:
-        """sha256 of everything that decides the cell's content: equal hash, equal files."""
+    def input_hash(self, survey: SurveyConfig, standards_sha256: str = "") -> str:
+        """sha256 of all that decides the cell's content but the files themselves: equal hash, equal objects.
+
+        Parameters
+        ----------
+        standards_sha256
+            Of the survey's catalogue of standard stars, where it gives one.
+        """
+        archives = {visit.exposure.archive for visit in self.visits}
         content = {
-            "survey": survey_fingerprint,
+            "software": [PIPELINE_VERSION, SCHEMA_VERSION],
+            "survey": survey.cell_fingerprint(archives),
+            "standards": standards_sha256,
             "cell": self.cell_id,
             "targets": [
                 [target.object_id, repr(target.ra_deg), repr(target.dec_deg), target.class_name, target.confirmation]

@@ -51,7 +51,7 @@ class PlanInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dataset_id: str
+    build_id: str
     """Of the dataset that this plan leads to."""
     input_hash: str
     """sha256 of everything that decides its content."""
@@ -83,7 +83,7 @@ def write_plan(build: Build, folder: Path | None = None, *, held: Held = NOTHING
     ConfigError
         It cannot be written.
     """
-    folder = folder or plans_dir(build.root) / build.dataset_id
+    folder = folder or plans_dir(build.root) / build.build_id
     try:
         return _write(build, folder, held)
     except OSError as error:
@@ -93,7 +93,7 @@ def write_plan(build: Build, folder: Path | None = None, *, held: Held = NOTHING
 def _write(build: Build, folder: Path, held: Held) -> Path:
     _write_frames(folder / FRAMES_FILE, build, held)
     info = PlanInfo(
-        dataset_id=build.dataset_id,
+        build_id=build.build_id,
         input_hash=build.input_hash,
         summary=build.summary,
         exposures_left_out=build.plan.left_out,

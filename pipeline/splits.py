@@ -34,13 +34,24 @@ class Located(Protocol):
 
 
 def assign_folds(
-    objects: Sequence[Located], *, folds: int, seed: int, duplicate_radius_arcsec: float
+    objects: Sequence[Located],
+    groups: NDArray[np.intp],
+    *,
+    folds: int,
+    seed: int,
+    kept: NDArray[np.int16] | None = None,
 ) -> NDArray[np.int16]:
     """Fold of each object, 0 … folds-1, or -1 where its class is none of the paper's.
 
-    Groups of objects within the radius (friends of friends) are dealt whole, those of rare strata
+    Groups of duplicates (`duplicate_groups`) are dealt whole, those of rare strata
     (class, confirmation) first, each to the fold that has the fewest of its rarest stratum, so that
     single objects end evenly to ±1 per stratum. Equal objects in equal order and an equal seed give equal folds.
+
+    Parameters
+    ----------
+    kept
+        Fold that each object has had, -1 where none: a group stays where most of its members were, so that a model
+        tested on an object today is not trained on it tomorrow. New groups even out what that leaves uneven.
 
     Raises
     ------
@@ -53,10 +64,9 @@ def assign_folds(
     places = [place for place, item in enumerate(objects) if item.class_name in CLASSES]
     if not places:
         return fold
-    position_deg = np.array([(objects[place].ra_deg, objects[place].dec_deg) for place in places])
-    groups = duplicate_groups(position_deg[:, 0], position_deg[:, 1], duplicate_radius_arcsec)
     strata = [(objects[place].class_name, objects[place].confirmation) for place in places]
-    fold[places] = _deal(groups, strata, folds, np.random.default_rng(seed))
+    before = [NO_FOLD if kept is None else int(kept[place]) for place in places]
+    fold[places] = _deal(groups[places], strata, before, folds, np.random.default_rng(seed))
     return fold
 
 
@@ -77,7 +87,11 @@ def duplicate_groups(
 
 
 def _deal(
-    groups: NDArray[np.intp], strata: Sequence[tuple[str, str]], folds: int, random: np.random.Generator
+    groups: NDArray[np.intp],
+    strata: Sequence[tuple[str, str]],
+    before: Sequence[int],
+    folds: int,
+    random: np.random.Generator,
 ) -> NDArray[np.int16]:
     size = Counter(strata)
     members: dict[int, list[int]] = defaultdict(list)
@@ -89,10 +103,18 @@ def _deal(
 
     fold = np.empty(len(groups), dtype=np.int16)
     held: list[Counter[tuple[str, str]]] = [Counter() for _ in range(folds)]
-    # Larger groups first within a stratum: single objects then even out what they left uneven.
-    for places in sorted(members.values(), key=lambda places: (rarest(places), -len(places))):
-        stratum = rarest(places)[1]
-        chosen = min(range(folds), key=lambda k: (held[k][stratum], held[k].total(), k))
+    stay = {number: _where_most_were([before[place] for place in places]) for number, places in members.items()}
+    # Those that stay first. Larger groups first within a stratum: single objects then even out what they left uneven.
+    order = sorted(members.items(), key=lambda item: (stay[item[0]] == NO_FOLD, rarest(item[1]), -len(item[1])))
+    for number, places in order:
+        stratum, chosen = rarest(places)[1], stay[number]
+        if chosen == NO_FOLD:
+            chosen = min(range(folds), key=lambda k: (held[k][stratum], held[k].total(), k))
         fold[places] = chosen
         held[chosen].update(strata[place] for place in places)
     return fold
+
+
+def _where_most_were(before: Sequence[int]) -> int:
+    counts = Counter(fold for fold in before if fold != NO_FOLD)
+    return min(counts, key=lambda fold: (-counts[fold], fold), default=NO_FOLD)

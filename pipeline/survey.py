@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from collections.abc import Collection
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -342,18 +343,30 @@ class SurveyConfig(Config):
         )
         return self.model_copy(update={"catalog": catalog, "index": index})
 
-    def fingerprint(self) -> str:
-        """sha256 of what decides the content of a dataset: all but server addresses and patience."""
-        content = self.model_dump(mode="json", exclude={"simulation", "title", "cache"})
+    def cell_fingerprint(self, archives: Collection[str]) -> str:
+        """sha256 of what decides, beside its plan, how the objects of a cell come out that uses these archives."""
+        content = self._plain(include={"name", "archives", "thumbnails", "calibration"})
+        content["archives"] = [archive for archive in content["archives"] if archive["name"] in archives]
+        content["min_coverage"] = self.selection.min_coverage
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _plain(self, **keys: set[str]) -> dict[str, Any]:
+        """The survey as plain data, without server addresses and patience."""
+        content = self.model_dump(mode="json", **keys)  # type: ignore[arg-type]
         for archive in content["archives"]:
             for key in _PATIENCE:
                 del archive[key]
+        if self.given_standards is not None:
+            content["calibration"]["reference"] = "given"
+        return content
+
+    def fingerprint(self) -> str:
+        """sha256 of what decides the content of a dataset: all but server addresses and patience."""
+        content = self._plain(exclude={"simulation", "title", "cache"})
         for source in content["index"]:
             source.pop("url", None)
             source.pop("source", None)
         del content["catalog"]["source"]
-        if self.given_standards is not None:
-            content["calibration"]["reference"] = "given"
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

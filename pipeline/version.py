@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
+from typing import Final
 
+PIPELINE_VERSION: Final = 2
+"""Raised whenever the same inputs give other thumbnails: every cell is then built anew."""
 DISTRIBUTION = "stripe82-convention"
 RECORDED = ("numpy", "astropy", "scipy", "sep", "h5py", "pyarrow", "torch", "prefect", "galsim")
 
@@ -23,3 +26,9 @@ def software_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def installed_packages() -> str:
+    """Everything that is installed here, as a requirements file: with it the environment can be made again."""
+    found = {one.metadata["Name"]: one.version for one in distributions()}
+    return "".join(f"{name}=={found[name]}\n" for name in sorted(found, key=str.lower) if name != DISTRIBUTION)

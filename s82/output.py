@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -31,6 +31,22 @@ def show(content: Mapping[str, Any], *, as_json: bool) -> None:
     for key, value in content.items():
         text = json.dumps(value, default=str) if isinstance(value, dict | list) else value
         click.echo(f"{key:<{width}}  {text}")
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows below the names of their columns, numbers to the right; None as nothing."""
+    if not rows:
+        return
+    cells = [[_cell(value) for value in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(rows[0], *cells, strict=True)]
+    right = [all(isinstance(row[name], int | float | None) for row in rows) for name in rows[0]]
+    for line in (list(rows[0]), *cells):
+        aligned = (f"{text:>{w}}" if r else f"{text:<{w}}" for text, w, r in zip(line, widths, right, strict=True))
+        click.echo("  ".join(aligned).rstrip())
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def times(seconds: Mapping[str, float], total: float) -> None:

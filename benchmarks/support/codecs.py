@@ -20,11 +20,15 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.manifest import Dataset, ObjectRow
+from benchmarks.support.files import FrameFiles, random_places
+from pipeline.cutting import cut_frame
+from pipeline.survey import ThumbnailConfig
 
 Planes = Mapping[str, NDArray[Any]]
 """Image, variance and mask of one object."""
 PLANES: Final = ("image", "variance", "variance_10_bits", "mask")
+STORED: Final = ("image", "variance", "mask")
+IMAGES: Final = 100
 KEPT_BITS: Final = 10
 """Of the mantissa of a rounded variance: its error is under 0.05 %, that of a σ under 0.025 %."""
 
@@ -64,13 +68,15 @@ def rounded(values: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
     return np.where(np.isfinite(values), near.view(np.float32), values)
 
 
-def in_hundreds(dataset: Dataset, rows: Sequence[ObjectRow], images: int = 100) -> list[Planes]:
-    """The images of real objects, which are few, joined to sequences as long as the survey's."""
-    sequences = [dataset.sequence(row) for row in rows]
-    joined = {name: np.concatenate([getattr(one, name) for one in sequences]) for name in ("image", "variance", "mask")}
+def real_thumbnails(frames: Sequence[FrameFiles], number: int) -> list[Planes]:
+    """Sequences of 100 thumbnails at random places of real frames, the frames in turn."""
+    rng = np.random.default_rng(82)
+    each = -(-number * IMAGES // len(frames))
+    cuts = [cut_frame(files.job(*random_places(files, each, rng), ThumbnailConfig())).records for files in frames]
+    in_turn = [record for records in zip(*(cut.values() for cut in cuts), strict=True) for record in records]
     return [
-        {name: array[start : start + images] for name, array in joined.items()}
-        for start in range(0, max(len(joined["mask"]) - images + 1, 1), images)
+        {name: np.stack([record[name] for record in in_turn[first : first + IMAGES]]) for name in STORED}
+        for first in range(0, number * IMAGES, IMAGES)
     ]
 
 

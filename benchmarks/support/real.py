@@ -342,7 +342,6 @@ def build(real: Path, root: Path) -> Dataset:
         with open_archive(survey, root) as archive, worker_pool(2) as pool:
             planned = prepare(survey, root, archive)
             results = [
-                build_cell(cell, survey, archive, pool, planned.building, dataset_id=planned.dataset_id, workers=2)
-                for cell in planned.plan.cells
+                build_cell(cell, survey, archive, pool, planned.building, workers=2) for cell in planned.plan.cells
             ]
             return publish(planned, results, {})

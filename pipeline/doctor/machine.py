@@ -171,7 +171,7 @@ def _disk(survey: SurveyConfig, root: Path) -> Check:
     advice = "free some, choose another --root, or lower cache.max_gb of the survey"
     if plan := _latest_plan(survey, root):
         need_gb = plan.summary.disk_gb
-        found += f", {need_gb:.1f} needed by plan {plan.dataset_id}"
+        found += f", {need_gb:.1f} needed by plan {plan.build_id}"
         return Check("disk", "ok", found) if free_gb >= need_gb else Check("disk", "fail", found, advice)
     if survey.cache.max_gb and free_gb < survey.cache.max_gb:
         return Check("disk", "warn", f"{found}, the cache may take {survey.cache.max_gb:g}", advice)

@@ -24,6 +24,7 @@ from pipeline.report.style import BAND_COLOUR, house_style
 from pipeline.report.training import Run, described, loss_figure, read_run, scores_figure
 from pipeline.report.truth import Truth, compare, comparison_figure, read_truth
 from pipeline.version import software_version
+from pipeline.versions import read_record
 
 EXAMPLES_PER_REASON: Final = 3
 MAX_REASONS: Final = 50
@@ -108,7 +109,7 @@ def _content(
             },
             "written_by": software_version(),
             "classes": class_table(dataset),
-            "seconds": dict(seconds if seconds is not None else dataset.info.seconds),
+            "seconds": dict(seconds if seconds is not None else _build_seconds(dataset)),
             "n_measured": len(curves),
             "radius_arcsec": RADIUS_ARCSEC,
             "band_colour": BAND_COLOUR,
@@ -122,6 +123,12 @@ def _content(
             "software": list(dataset.info.software | (run.record.software if run else {})),
             "survey_json": json.dumps(dataset.info.survey, indent=2, ensure_ascii=False),
         }
+
+
+def _build_seconds(dataset: Dataset) -> Mapping[str, float]:
+    """Wall time per step of its build, where a record of that lies beside the dataset."""
+    record = read_record(dataset.path)
+    return record.seconds if record else {}
 
 
 def class_table(dataset: Dataset) -> list[dict[str, Any]]:

@@ -3,37 +3,134 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 
-from pipeline.manifest import open_dataset, verify_dataset
+from pipeline.differences import Changes, compare
+from pipeline.manifest import open_dataset
+from pipeline.naming import survey_dir
 from pipeline.pack import PixelType, Plane, verify_pack
-from s82.output import as_json, show
+from pipeline.runs import datasets_of_runs
+from pipeline.verify import verify
+from pipeline.versions import Version, collect, read_record, versions
+from s82.output import as_json, root_option, show, table
+
+SHOWN = 20
+survey_argument = click.argument("survey")
+path_argument = click.argument("path", type=click.Path(path_type=Path))
 
 
 @click.group("dataset")
 def command() -> None:
-    """Look at published datasets."""
+    """Look at published datasets, compare them, check them, and clear old ones away."""
 
 
 @command.command("show")
-@click.argument("path", type=click.Path(path_type=Path))
+@path_argument
 @as_json
 def show_dataset(path: Path, as_json: bool) -> None:
-    """Print id, counts and hashes of the dataset at PATH."""
-    info = open_dataset(path).info
-    show(info.model_dump(include={"dataset_id", "counts", "content_hash", "size", "seconds"}), as_json=as_json)
+    """Print id, counts and hashes of the dataset at PATH (a version, or the folder of all versions: the latest)."""
+    dataset = open_dataset(path)
+    info, record = dataset.info, read_record(dataset.path)
+    history = {"parent": record.parent, "published_at": str(record.published_at)} if record else {}
+    facts = info.model_dump(
+        include={"dataset_id", "schema_version", "counts", "content_hash", "sources_sha256", "size"}
+    )
+    show(facts | history | {"seconds": record.seconds if record else {}}, as_json=as_json)
+
+
+@command.command("list")
+@survey_argument
+@root_option()
+@as_json
+def list_versions(survey: str, root: str, as_json: bool) -> None:
+    """List the versions of SURVEY's dataset, the newest last."""
+    rows = [_row(version) for version in versions(survey_dir(Path(root), survey))]
+    if as_json:
+        show({"survey": survey, "versions": rows}, as_json=True)
+        return
+    table(rows)
+
+
+def _row(version: Version) -> dict[str, Any]:
+    record, counts = version.record, version.info.counts if version.info else {}
+    return {
+        "version": version.name,
+        "number": record.number if record else None,
+        "published": f"{record.published_at:%Y-%m-%d %H:%M}" if record else None,
+        "objects": counts.get("objects"),
+        "images": counts.get("images"),
+        "is": ", ".join(word for word in ("latest" if version.latest else "", version.problem) if word),
+    }
+
+
+@command.command("diff")
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+@as_json
+def diff(old: Path, new: Path, as_json: bool) -> None:
+    """Print what is different in the dataset NEW from the dataset OLD: objects, their images, and why."""
+    changes = compare(open_dataset(old), open_dataset(new))
+    if as_json:
+        show(changes.model_dump(mode="json"), as_json=True)
+    else:
+        _print_changes(changes)
+
+
+def _print_changes(changes: Changes) -> None:
+    click.echo(f"{changes.old} → {changes.new}")
+    show(changes.counts, as_json=False)
+    if changes.why:
+        click.echo("\nwhy")
+        show(changes.why, as_json=False)
+    if changes.objects:
+        click.echo("")
+        table(
+            [
+                {
+                    "object": one.object_id,
+                    "": one.kind,
+                    "images +": len(one.images_added),
+                    "−": len(one.images_removed),
+                    "≠": len(one.images_changed),
+                    "why": ", ".join(one.why),
+                }
+                for one in changes.objects[:SHOWN]
+            ]
+        )
+    if len(changes.objects) > SHOWN:
+        click.echo(f"… and {len(changes.objects) - SHOWN:,} more: --json has all, with their images")
+
+
+@command.command("gc")
+@survey_argument
+@root_option()
+@click.option("--keep", type=click.IntRange(1), required=True, help="How many of the newest versions stay.")
+@click.option("--damaged", is_flag=True, help="Remove damaged and half deleted versions, too.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@as_json
+def gc(survey: str, root: str, keep: int, damaged: bool, dry_run: bool, as_json: bool) -> None:
+    """Remove SURVEY's versions before the newest KEEP. The latest stays, and what a run below ROOT was trained on."""
+    used = {dataset.removeprefix(f"{survey}-") for dataset in datasets_of_runs(Path(root))}
+    done = collect(survey_dir(Path(root), survey), keep, protected=used, damaged=damaged, dry_run=dry_run)
+    show({"dry_run": dry_run, **asdict(done)}, as_json=as_json)
 
 
 @command.command("verify")
-@click.argument("path", type=click.Path(path_type=Path))
+@path_argument
 @as_json
-def verify(path: Path, as_json: bool) -> None:
-    """Check every file of the dataset at PATH against its manifest; exit code 1 if anything is wrong."""
-    problems = verify_dataset(path)
-    show({"dataset": str(path), "problems": problems}, as_json=as_json)
+def verify_path(path: Path, as_json: bool) -> None:
+    """Read every file of the dataset at PATH, or the one file PATH, whole; exit code 1 if anything is wrong."""
+    problems = verify(path)
+    if as_json:
+        show({"path": str(path), "problems": [asdict(problem) for problem in problems]}, as_json=True)
+    elif problems:
+        table([{"file": one.file, "problem": one.what, "what to do": one.remedy} for one in problems])
+    else:
+        click.echo(f"{path}: {'every file is' if path.is_dir() else 'it is'} what was written")
     if problems:
         sys.exit(1)
 

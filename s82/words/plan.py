@@ -38,7 +38,7 @@ def command(
     if as_json:
         show(
             {
-                "dataset_id": build.dataset_id,
+                "build_id": build.build_id,
                 "plan": str(folder),
                 "summary": asdict(build.summary),
                 "exposures_left_out": build.plan.left_out,
@@ -48,7 +48,7 @@ def command(
             as_json=True,
         )
         return
-    click.echo(f"{build.dataset_id}: {resolved.title}\n")
+    click.echo(f"{build.build_id}: {resolved.title}\n")
     _archives(build.summary)
     click.echo()
     show(_totals(build) | {"written": str(folder)}, as_json=False)

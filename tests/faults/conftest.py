@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.archive import Archive, Patience
-from pipeline.build import exclusive, prepare, publish
+from pipeline.build import exclusive, prepare
 from pipeline.cells import CellProgress, build_cell
 from pipeline.manifest import Dataset
 from pipeline.naming import cache_dir
+from pipeline.publish import publish
+from pipeline.reuse import hold_against_versions, take_over
 from pipeline.simulate.server import ArchiveServer
 from pipeline.survey import CacheConfig, load_survey
 
@@ -38,23 +40,16 @@ def build(
         ThreadPoolExecutor(2) as executor,
     ):
         plan = prepare(survey, root, archive)
-        if (dataset := plan.published()) is not None:
-            return dataset
+        outlook = hold_against_versions(plan, archive)
+        if outlook.parent is not None and outlook.nothing_to_do:
+            return outlook.parent
         with exclusive(plan):
+            take_over(plan, outlook)
             results = [
-                build_cell(
-                    cell,
-                    survey,
-                    archive,
-                    executor,
-                    plan.building,
-                    dataset_id=plan.dataset_id,
-                    workers=2,
-                    progress=progress,
-                )
+                build_cell(cell, survey, archive, executor, plan.building, workers=2, progress=progress)
                 for cell in plan.plan.cells
             ]
-            return publish(plan, results, {})
+            return publish(plan, results, {}, parent=outlook.parent)
 
 
 @pytest.fixture(scope="session")

@@ -15,12 +15,13 @@ import pytest
 from pipeline.cache import PARTS
 from pipeline.cells import CellProgress
 from pipeline.errors import ArchiveError, CatalogError, DatasetError
-from pipeline.manifest import SKIPS_FILE, Dataset, verify_dataset
-from pipeline.naming import cache_dir
+from pipeline.manifest import Dataset
+from pipeline.naming import SKIPS_FILE, cache_dir
 from pipeline.sequences import COLUMNS
 from pipeline.simulate.faults import FaultKind
 from pipeline.simulate.server import ArchiveServer, Fault
 from pipeline.survey import CacheConfig
+from pipeline.verify import verify_dataset
 from tests.faults.conftest import build
 
 MASTER = "sas/dr10/boss/papers/supernova/sdsssn_master.dat2"
@@ -228,7 +229,7 @@ def test_a_published_dataset_that_lost_a_file_is_not_called_done(
     root = tmp_path / "root"
     shutil.copytree(clean.path.parents[2], root)
     next((root / "datasets").rglob("*.h5")).unlink()
-    with ArchiveServer(tiny_archive) as server, pytest.raises(DatasetError, match="move it away and build again"):
+    with ArchiveServer(tiny_archive) as server, pytest.raises(DatasetError, match="move it away to build without it"):
         build(server.url, root)
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.manifest import open_dataset, verify_dataset
+from pipeline.manifest import open_dataset
 from pipeline.simulate.server import ArchiveServer, Fault
+from pipeline.verify import verify_dataset
 
 pytestmark = pytest.mark.xdist_group("flows")
 

@@ -72,14 +72,13 @@ def make_sequence(object_id: str, source: Source, n_images: int, random: np.rand
     return Sequence(
         object_id=object_id,
         survey="synthetic",
-        dataset_id=DATASET_ID,
         ra_deg=0.0,
         dec_deg=0.0,
         class_name=source[0],
         confirmation=source[1],
         pixel_scale_arcsec=0.396,
         wcs_header="",
-        software_version="test",
+        pipeline_version=2,
         image=image,
         variance=np.ones_like(image),
         noise_factor=column(1, "f4"),
@@ -114,7 +113,7 @@ def make_rows(sources: Iterable[Source], *, seed: int = 0, folds: int = 5) -> li
         ObjectRow(str(1000 + i), name, confirmation, 0.01 * i, 0.0, -1, sequence_path(str(1000 + i)), "0" * 64, 1)
         for i, (name, confirmation) in enumerate(sources)
     ]
-    folds_O = assign_folds(rows, folds=folds, seed=seed, duplicate_radius_arcsec=2)
+    folds_O = assign_folds(rows, np.arange(len(rows)), folds=folds, seed=seed)
     return [replace(row, fold=int(fold)) for row, fold in zip(rows, folds_O, strict=True)]
 
 
@@ -147,11 +146,8 @@ def write_dataset(path: Path, sources: list[Source], *, n_images: tuple[int, int
         input_hash="",
         content_hash=content_hash((row.object_id, row.sha256) for row in rows),
         counts={},
-        seconds={},
         size=SIZE,
         pixel_scale_arcsec=0.396,
-        band_mean_nmgy={},
-        band_std_nmgy={},
     )
     write_info(path, info)
     return path

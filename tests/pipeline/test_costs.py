@@ -117,14 +117,13 @@ def test_the_size_of_a_dataset_is_that_of_its_files(size: int, n_images: int, tm
     sequence = Sequence(
         object_id="1",
         survey="test",
-        dataset_id="test-000000000000",
         ra_deg=10.0,
         dec_deg=0.0,
         class_name="AGN",
         confirmation="spectroscopic",
         pixel_scale_arcsec=0.396,
         wcs_header="X" * 800,
-        software_version="stripe82-convention 0.1.0",
+        pipeline_version=2,
         **arrays,
     )
     write_sequence(tmp_path / "1.h5", sequence)

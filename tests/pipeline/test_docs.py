@@ -71,5 +71,5 @@ def test_the_guide_of_the_format_names_every_column_unit_and_reason():
 
 def test_the_guide_of_the_plan_names_every_column_and_key():
     text = (PROJECT / "docs" / "plan.md").read_text(encoding="utf-8")
-    names = {*PLAN_SCHEMA.names, *PlanInfo.model_fields} - {"dataset_id", "frames_sha256"}  # these two in words
+    names = {*PLAN_SCHEMA.names, *PlanInfo.model_fields} - {"build_id", "frames_sha256"}  # these two in words
     assert sorted(name for name in names if f"`{name}`" not in text) == []

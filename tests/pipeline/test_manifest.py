@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,17 +19,25 @@ from pipeline.manifest import (
     FRAMES_SCHEMA,
     MANIFEST_SCHEMA,
     SKIPS_SCHEMA,
-    TABLES,
     DatasetInfo,
     content_hash,
     file_sha256,
     open_dataset,
-    verify_dataset,
     write_info,
     write_table,
 )
-from pipeline.naming import DATASET_FILE, FRAMES_FILE, LATEST_FILE, MANIFEST_FILE, SKIPS_FILE, sequence_path
+from pipeline.naming import (
+    DATASET_FILE,
+    FRAMES_FILE,
+    LATEST_FILE,
+    MANIFEST_FILE,
+    SKIPS_FILE,
+    SUMS_FILE,
+    sequence_path,
+)
 from pipeline.sequences import write_sequence
+from pipeline.sums import read_sums, write_sums
+from pipeline.verify import verify, verify_dataset
 from tests.pipeline.test_sequences import make_sequence
 
 
@@ -41,7 +52,7 @@ def dataset(tmp_path: Path) -> Path:
         write_sequence(path / file, sequence)
         row = dict.fromkeys(MANIFEST_SCHEMA.names, 0)
         row |= {name: getattr(sequence, name) for name in ("object_id", "class_name", "confirmation")}
-        row |= {"ra_deg": sequence.ra_deg, "dec_deg": sequence.dec_deg, "cell": "c", "file": file}
+        row |= {"group": object_id, "ra_deg": sequence.ra_deg, "dec_deg": sequence.dec_deg, "cell": "c", "file": file}
         rows.append(row | {"sha256": file_sha256(path / file), "n_images": n_images})
     write_table(path / MANIFEST_FILE, rows, MANIFEST_SCHEMA)
     write_table(path / SKIPS_FILE, [], SKIPS_SCHEMA)
@@ -52,15 +63,12 @@ def dataset(tmp_path: Path) -> Path:
         software={},
         input_hash="",
         content_hash=content_hash((row["object_id"], row["sha256"]) for row in rows),
-        tables={name: file_sha256(path / name) for name in TABLES},
         counts={},
-        seconds={},
         size=8,
         pixel_scale_arcsec=0.396,
-        band_mean_nmgy={},
-        band_std_nmgy={},
     )
     write_info(path, info)
+    write_sums(path, {})
     (path.parent / LATEST_FILE).write_text(path.name + "\n")
     return path
 
@@ -137,28 +145,124 @@ def test_an_unchanged_dataset_verifies(dataset: Path) -> None:
     ("damage", "problems"),
     [
         (lambda path: (path / SKIPS_FILE).unlink(), ["skips.parquet is missing"]),
-        (write(FRAMES_FILE, b"x"), ["frames.parquet does not have the sha256 of dataset.json"]),
-        (write("objects/07/stray.h5", b"x"), ["objects/07/stray.h5 is not in manifest.parquet"]),
-        (write("objects/07/7.h5", b"x"), ["objects/07/7.h5 does not have the sha256 of the manifest"]),
+        (write(FRAMES_FILE, b"x"), ["frames.parquet does not have the sha256 of SHA256SUMS"]),
+        (write("objects/07/stray.h5", b"x"), ["objects/07/stray.h5 is not in SHA256SUMS"]),
+        (write("objects/07/7.h5", b"x"), ["objects/07/7.h5 does not have the sha256 of SHA256SUMS"]),
         (lambda path: (path / "objects/07/7.h5").unlink(), ["objects/07/7.h5 is missing"]),
+        (
+            lambda path: (path / "objects/07/7.h5").unlink() or (path / "objects/07/7.h5").symlink_to("../79/679.h5"),
+            ["objects/07/7.h5 is missing"],
+        ),
         (
             change_column("class_name", pa.array(["SNIa", "AGN", "SNIa"])),
             [
-                "manifest.parquet does not have the sha256 of dataset.json",
+                "manifest.parquet does not have the sha256 of SHA256SUMS",
                 "objects/79/679.h5 says class_name 'SNIa', manifest.parquet 'AGN'",
             ],
         ),
     ],
-    ids=["no-table", "table", "stray", "object", "no-object", "label"],
+    ids=["no-table", "table", "stray", "object", "no-object", "link", "label"],
 )
 def test_verify_finds_what_was_changed(dataset: Path, damage: Callable[[Path], None], problems: list[str]) -> None:
     damage(dataset)
-    assert verify_dataset(dataset) == problems
+    assert [str(problem) for problem in verify_dataset(dataset)] == problems
 
 
 def test_verify_opens_every_file(dataset: Path) -> None:
-    """A file that is no sequence is found even where the manifest was made to agree with it."""
+    """A file that is no sequence is found even where manifest and sums were made to agree with it."""
     (dataset / "objects/07/7.h5").write_bytes(b"x")
     sha256 = [file_sha256(dataset / row.file) for row in open_dataset(dataset).objects]
     change_column("sha256", pa.array(sha256))(dataset)
-    assert any("7.h5 is not a readable sequence" in line for line in verify_dataset(dataset))
+    write_sums(dataset, {})
+    assert any("7.h5 is not a" in str(problem) for problem in verify_dataset(dataset))
+
+
+def test_a_manifest_that_disagrees_with_the_sums_is_found(dataset: Path) -> None:
+    change_column("sha256", pa.array(["0" * 64] * 3))(dataset)
+    write_sums(dataset, {})
+    found = [str(problem) for problem in verify_dataset(dataset)]
+    assert "objects/07/7.h5 has another sha256 in manifest.parquet than in SHA256SUMS" in found
+    assert "manifest.parquet does not have the content hash of dataset.json" in found
+
+
+def test_the_sums_are_those_of_sha256sum(dataset: Path) -> None:
+    done = subprocess.run(["sha256sum", "--check", "--strict", SUMS_FILE], cwd=dataset, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "objects/07/7.h5: OK" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("", "cut off"),
+        (f"{'0' * 64}  a", "cut off"),
+        (f"{'0' * 63}  a\n", "line 1"),
+        (f"{'0' * 64}  ../a\n", "line 1"),
+        (f"{'0' * 64}  a\n{'0' * 64}  a\n", "line 2"),
+        (f"{'0' * 64}  a\x0b{'0' * 64}  b\n", "line 1"),
+        ("\xff\n", "cannot be read"),
+    ],
+)
+def test_sums_that_are_none_are_refused(dataset: Path, content: str, complaint: str) -> None:
+    (dataset / SUMS_FILE).write_bytes(content.encode("latin-1"))
+    with pytest.raises(DatasetError, match=complaint) as caught:
+        verify_dataset(dataset)
+    assert str(dataset / SUMS_FILE) in str(caught.value)
+
+
+def test_any_file_of_a_dataset_can_be_verified_alone(dataset: Path, tmp_path: Path) -> None:
+    """Every flipped byte of every kind of file is found, in the dataset and, for sequences, out of it."""
+    rng = np.random.default_rng(3)
+    for name in [*read_sums(dataset), SUMS_FILE]:
+        whole = (dataset / name).read_bytes()
+        for place in rng.integers(0, len(whole), 30):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << int(rng.integers(8))
+            (dataset / name).write_bytes(damaged)
+            assert found_in(dataset / name), (name, place)
+        (dataset / name).write_bytes(whole)
+        assert name == SUMS_FILE or verify(dataset / name) == []
+    alone = tmp_path / "7.h5"
+    shutil.copyfile(dataset / "objects/07/7.h5", alone)
+    assert verify(alone) == []
+    with alone.open("r+b") as file:
+        file.write(b"X")
+    assert len(verify(alone)) == 1
+    with pytest.raises(DatasetError, match="nothing says what"):
+        verify(write("stray.txt", b"")(tmp_path) or tmp_path / "stray.txt")
+
+
+def found_in(path: Path) -> bool:
+    """A list of sums is checked with its dataset, any other file by itself."""
+    try:
+        return bool(verify(path.parent if path.name == SUMS_FILE else path))
+    except DatasetError:
+        return True
+
+
+def test_a_dataset_of_schema_2_opens_and_is_checked_by_its_manifest(dataset: Path) -> None:
+    """As the software of its time wrote it: other keys in dataset.json, fewer columns, no list of sums."""
+    table = pq.read_table(dataset / MANIFEST_FILE)
+    pq.write_table(
+        table.drop_columns(["group", "masked_fraction", "coverage", "psf_fwhm_arcsec"]), dataset / MANIFEST_FILE
+    )
+    content = json.loads((dataset / DATASET_FILE).read_text())
+    for key in ("packages_sha256", "sources_sha256", "band_statistics"):
+        del content[key]
+    content |= {"schema_version": 2, "tables": {}, "seconds": {"plan": 1.0}, "band_mean_nmgy": {}, "band_std_nmgy": {}}
+    (dataset / DATASET_FILE).write_text(json.dumps(content))
+    (dataset / SUMS_FILE).unlink()
+    opened = open_dataset(dataset)
+    assert [(row.object_id, row.group) for row in opened.objects] == [("7", ""), ("679", ""), ("SN2005cg", "")]
+    assert verify_dataset(dataset) == []
+    (dataset / "objects/07/7.h5").write_bytes(b"x")
+    assert [str(problem) for problem in verify_dataset(dataset)] == [
+        "objects/07/7.h5 does not have the sha256 of the manifest"
+    ]
+
+
+def test_a_dataset_of_newer_software_says_so(dataset: Path) -> None:
+    content = json.loads((dataset / DATASET_FILE).read_text())
+    (dataset / DATASET_FILE).write_text(json.dumps(content | {"schema_version": 4}))
+    with pytest.raises(DatasetError, match="has schema version 4, this software reads 1 to 3: update it"):
+        open_dataset(dataset)

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline.packing as packing
-from pipeline.errors import DatasetError, PackError
+from pipeline.errors import DatasetError, PackError, StorageError
 from pipeline.manifest import (
     MANIFEST_SCHEMA,
     DatasetInfo,
@@ -74,7 +74,6 @@ def describe(path: Path, rows: list[dict[str, object]]) -> None:
         counts={},
         size=SIZE,
         pixel_scale_arcsec=0.396,
-        **({"seconds": {}, "band_mean_nmgy": {}, "band_std_nmgy": {}}),  # OLD
     )
     write_info(path, info)
 
@@ -320,7 +319,7 @@ def test_a_full_disk_is_met_at_once_and_leaves_nothing_but_the_earlier_pack(data
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StorageError, match=r"cannot write .*0123-float32: No space left on device; free some space"):
         pack_dataset(dataset, dtype="float32")
     packs = pack_dir(dataset, "float32").parent
     assert [file.name for file in sorted(packs.iterdir()) if file.suffix != ".lock"] == [earlier.path.name]

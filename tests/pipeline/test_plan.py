@@ -17,7 +17,9 @@ from pipeline.survey import (
     CellConfig,
     Season,
     SelectionConfig,
+    SplitConfig,
     SurveyConfig,
+    ThumbnailConfig,
     TsFieldIndex,
 )
 
@@ -169,9 +171,28 @@ def test_a_cell_hash_changes_with_everything_that_decides_its_content():
     rerun = replace(
         cell, visits=(replace(cell.visits[0], exposure=replace(cell.visits[0].exposure, rerun=41)), *cell.visits[1:])
     )
-    assert same.input_hash("a") == cell.input_hash("a")
-    hashes = [each.input_hash("a") for each in (cell, moved, renamed, fewer, rerun)] + [cell.input_hash("b")]
-    assert len(set(hashes)) == 6
+    plain = survey()
+    assert same.input_hash(plain) == cell.input_hash(plain)
+    hashes = [each.input_hash(plain) for each in (cell, moved, renamed, fewer, rerun)]
+    hashes += [
+        cell.input_hash(plain, "of stars"),
+        cell.input_hash(plain.model_copy(update={"thumbnails": ThumbnailConfig(size=48)})),
+    ]
+    hashes += [cell.input_hash(survey(min_coverage=0.9))]
+    assert len(set(hashes)) == 8
+
+
+def test_a_cell_hash_is_the_same_where_its_content_is():
+    """What decides which exposures a cell has, how folds are dealt or whom to ask is not a reason to cut it anew."""
+    (cell, *_), plain = make_plan(survey(), objects(), sky()).cells, survey()
+    unused = plain.archives[0].model_copy(update={"name": "not-used-here"})
+    for other in (
+        survey(max_epochs=99, max_psf_fwhm_arcsec=2.5),
+        plain.model_copy(update={"splits": SplitConfig(seed=99)}),
+        plain.model_copy(update={"title": "another"}),
+        plain.model_copy(update={"archives": (*plain.archives, unused)}),
+    ):
+        assert cell.input_hash(other) == cell.input_hash(plain)
 
 
 def test_cell_ids_are_unique_file_names():

@@ -13,7 +13,7 @@ from pipeline import planfile
 from pipeline.build import Build
 from pipeline.catalog import Catalog
 from pipeline.costs import FRAME_MB, summarise
-from pipeline.errors import ConfigError, DatasetError
+from pipeline.errors import DatasetError, StorageError
 from pipeline.manifest import Skip, file_sha256
 from pipeline.naming import frame_path, parse_frame_file
 from pipeline.plan import Plan
@@ -24,7 +24,7 @@ from tests.pipeline.plans import PLAN, cell, das, sas, survey
 def build(root: Path, plan: Plan = PLAN) -> Build:
     catalog = Catalog((), (Skip("set-aside", "SNIa?", "9"), Skip("set-aside", "SNIa?", "8")), "0" * 64)
     plan = replace(plan, skips=(Skip("no-exposure", "none", "7"),), left_out={"psf": 3})
-    return Build(survey(), root, catalog, plan, summarise(survey(), plan), "ab" * 32)
+    return Build(survey(), root, catalog, plan, summarise(survey(), plan), "ab" * 32, "")
 
 
 def test_the_list_has_every_frame_once_with_all_who_need_it(tmp_path: Path) -> None:
@@ -56,11 +56,11 @@ def test_the_list_has_every_frame_once_with_all_who_need_it(tmp_path: Path) -> N
 def test_the_description_tells_everything_and_reads_back(tmp_path: Path) -> None:
     planned = build(tmp_path)
     info = read_plan(write_plan(planned))
-    assert (info.dataset_id, info.input_hash, info.summary) == ("test-abababababab", "ab" * 32, planned.summary)
+    assert (info.build_id, info.input_hash, info.summary) == ("test-abababababab", "ab" * 32, planned.summary)
     assert info.objects_left_out == {"no-exposure": 1, "set-aside": 2}
     assert info.exposures_left_out == {"psf": 3}
     assert info.survey == planned.survey.model_dump(mode="json")
-    assert info.frames_sha256 == file_sha256(tmp_path / "plans" / info.dataset_id / "frames.parquet")
+    assert info.frames_sha256 == file_sha256(tmp_path / "plans" / info.build_id / "frames.parquet")
 
 
 def test_the_same_plan_gives_the_same_bytes_in_however_many_pieces(
@@ -100,13 +100,13 @@ def test_a_failure_leaves_the_list_that_was_there(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
-    with pytest.raises(ConfigError, match=r"cannot write the plan.*No space left"):
+    with pytest.raises(StorageError, match=r"cannot write .*frames.parquet: No space left"):
         write_plan(build(tmp_path))
     assert (folder / "frames.parquet").read_bytes() == before
     assert sorted(file.name for file in folder.iterdir()) == ["frames.parquet", "plan.json"]
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"dataset_id": "x"}', "\0"])
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"build_id": "x"}', "\0"])
 def test_what_is_no_plan_is_one_clear_error(content: str | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "plan.json").write_text(content)

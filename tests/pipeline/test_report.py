@@ -21,11 +21,8 @@ from hypothesis import strategies as st
 from pipeline.bands import BAND_ID, BANDS
 from pipeline.errors import ReportError
 from pipeline.manifest import (
-    FRAMES_FILE,
     FRAMES_SCHEMA,
-    MANIFEST_FILE,
     MANIFEST_SCHEMA,
-    SKIPS_FILE,
     SKIPS_SCHEMA,
     DatasetInfo,
     content_hash,
@@ -34,7 +31,7 @@ from pipeline.manifest import (
     write_info,
     write_table,
 )
-from pipeline.naming import sequence_path
+from pipeline.naming import FRAMES_FILE, MANIFEST_FILE, SKIPS_FILE, sequence_path
 from pipeline.report import write_report
 from pipeline.report.measure import LightCurve, choose, measure_all
 from pipeline.report.objects import GAP_PX, UNCOVERED_COLOUR, band_row, epochs_of
@@ -42,6 +39,7 @@ from pipeline.report.timeaxis import LONG_GAP_D, TimeAxis, calendar_date
 from pipeline.report.training import read_run
 from pipeline.report.truth import compare, read_truth, true_flux
 from pipeline.sequences import COLUMNS, MaskBit, Sequence, write_sequence
+from pipeline.versions import write_record
 
 SIZE, SCALE, FWHM = 24, 0.396, 1.3
 NIGHTS = np.array([51081.3, 53616.3, 53628.3, 53637.2, 53654.2, 53669.2, 53687.1, 53700.1])
@@ -90,14 +88,13 @@ def observed(object_id: str, scale: float = 1.0) -> Sequence:
     return Sequence(
         object_id=object_id,
         survey="test",
-        dataset_id="test-0",
         ra_deg=347.5,
         dec_deg=0.1,
         class_name=CLASSES[object_id],
         confirmation="spectroscopic",
         pixel_scale_arcsec=SCALE,
         wcs_header="",
-        software_version="test",
+        pipeline_version=2,
         **arrays,
     )
 
@@ -110,7 +107,13 @@ def write_dataset(folder: Path, scale: float = 1.0) -> Path:
         write_sequence(file, sequence)
         rows.append(
             dict.fromkeys(MANIFEST_SCHEMA.names, 0)
-            | {"object_id": object_id, "class_name": sequence.class_name, "confirmation": "spectroscopic", "cell": "c"}
+            | {
+                "object_id": object_id,
+                "class_name": sequence.class_name,
+                "confirmation": "spectroscopic",
+                "cell": "c",
+                "group": object_id,
+            }
             | {"file": sequence_path(object_id), "sha256": file_sha256(file), "n_images": len(sequence)}
         )
     write_table(folder / MANIFEST_FILE, rows, MANIFEST_SCHEMA)
@@ -120,7 +123,8 @@ def write_dataset(folder: Path, scale: float = 1.0) -> Path:
     write_table(folder / SKIPS_FILE, [*skips, {**skips[0], "reason": "bad-coordinates"}], SKIPS_SCHEMA)
     frames = [
         dict.fromkeys(FRAMES_SCHEMA.names, 0)
-        | {"archive": "das", "band": band, "path": f"{k}/{band}", "sha256": "0", "bytes": 2_000_000}
+        | {"archive": "das", "band": band, "path": f"{k}/{band}", "sha256": "0", "bytes": 2_000_000, "url": "u"}
+        | {"calibration_sha256": "1", "mask_sha256": ""}
         | {"run": 5000 + k, "psf_fwhm_arcsec": FWHM, "mjd_tai": mjd}
         for k, mjd in enumerate(NIGHTS)
         for band in BANDS
@@ -135,13 +139,11 @@ def write_dataset(folder: Path, scale: float = 1.0) -> Path:
             input_hash="1" * 64,
             content_hash=content_hash((str(row["object_id"]), str(row["sha256"])) for row in rows),
             counts={},
-            seconds={"plan": 1.0, "cells": 9.0},
             size=SIZE,
             pixel_scale_arcsec=SCALE,
-            band_mean_nmgy={},
-            band_std_nmgy={},
         ),
     )
+    write_record(folder.parent, folder.name, None, {"plan": 1.0, "cells": 9.0})
     return folder
 
 

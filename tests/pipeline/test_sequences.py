@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import time
 from pathlib import Path
 
 import h5py
@@ -13,7 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import SequenceError
-from pipeline.sequences import COLUMNS, MaskBit, Sequence, read_sequence, write_sequence
+from pipeline.sealed import SEAL_BYTES, seal
+from pipeline.sequences import COLUMNS, MaskBit, Sequence, open_sequence, write_sequence
+
+DATA = Path(__file__).parents[1] / "data"
 
 
 def make_sequence(n_images: int = 4, size: int = 8, seed: int = 0) -> Sequence:
@@ -33,14 +37,13 @@ def make_sequence(n_images: int = 4, size: int = 8, seed: int = 0) -> Sequence:
     return Sequence(
         object_id="679",
         survey="test",
-        dataset_id="test-0",
         ra_deg=327.4,
         dec_deg=0.65,
         class_name="SNIa",
         confirmation="spectroscopic",
         pixel_scale_arcsec=0.396,
         wcs_header="CTYPE1  = 'RA---TAN'",
-        software_version="test",
+        pipeline_version=2,
         **arrays,
     )
 
@@ -51,21 +54,69 @@ def test_a_sequence_round_trips(tmp_path_factory: pytest.TempPathFactory, n_imag
     sequence = make_sequence(n_images, size, seed)
     path = tmp_path_factory.mktemp("h5") / "679.h5"
     write_sequence(path, sequence)
-    back = read_sequence(path)
+    back = open_sequence(path)
     for item in dataclasses.fields(Sequence):
         np.testing.assert_array_equal(getattr(back, item.name), getattr(sequence, item.name))
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("a.h5", "b.h5"):
-        write_sequence(tmp_path / name, make_sequence())
-    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+    said = [write_sequence(tmp_path / "a.h5", make_sequence())]
+    time.sleep(1.1)  # HDF5 keeps times in whole seconds
+    said.append(write_sequence(tmp_path / "b.h5", make_sequence()))
+    content = [(tmp_path / name).read_bytes() for name in ("a.h5", "b.h5")]
+    assert content[0] == content[1]
+    assert said == [hashlib.sha256(content[0]).hexdigest()] * 2
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_of_an_earlier_schema_version_is_read_for_ever(version: int) -> None:
+    """Samples as the software of their time wrote them; what they lack means what it meant then."""
+    old = open_sequence(DATA / f"sequence-v{version}.h5")
+    with h5py.File(DATA / f"sequence-v{version}.h5") as file:
+        assert file.attrs["schema_version"] == version
+        for name in set(COLUMNS) & set(file):
+            np.testing.assert_array_equal(getattr(old, name), file[name][()])
+    assert (len(old), old.object_id, old.ra_deg, old.class_name, old.pipeline_version) == (
+        3,
+        "679",
+        327.4,
+        "SNIa",
+        version,
+    )
+    if version == 1:  # its variance was that of independent pixels, and nothing was held against stars
+        np.testing.assert_array_equal(old.independent_variance, old.variance)
+        assert np.isnan(old.zp_offset_mag).all()
+        assert not old.zp_flags.any()
+
+
+def test_the_images_are_an_astropy_table_with_units() -> None:
+    sequence = make_sequence(3)
+    table = sequence.table()
+    assert set(table.colnames) == {name for name, column in COLUMNS.items() if column.ndim == 1}
+    np.testing.assert_array_equal(table["mjd_tai"], sequence.mjd_tai)
+    assert table["sky_nmgy_arcsec2"].unit.to_string() == "nmgy / arcsec2"
+    assert (table.meta["object_id"], table.meta["class"]) == ("679", "SNIa")
+
+
+def test_every_flipped_byte_of_a_file_is_found(tmp_path: Path) -> None:
+    """1,000 of them, anywhere: seal, HDF5's own structures, names, pixels; nothing but the file is needed."""
+    path = tmp_path / "679.h5"
+    write_sequence(path, make_sequence())
+    whole = path.read_bytes()
+    rng = np.random.default_rng(11)
+    places = [*range(SEAL_BYTES), *rng.choice(np.arange(SEAL_BYTES, len(whole)), 1000 - SEAL_BYTES, replace=False)]
+    for place, change in zip(places, rng.integers(1, 256, len(places)), strict=True):
+        damaged = bytearray(whole)
+        damaged[place] ^= int(change)
+        path.write_bytes(damaged)
+        with pytest.raises(SequenceError, match=r"679\.h5"):
+            open_sequence(path)
 
 
 def test_plain_h5py_reads_it_and_finds_units(tmp_path: Path) -> None:
     write_sequence(tmp_path / "679.h5", make_sequence())
     with h5py.File(tmp_path / "679.h5") as file:
-        assert file.attrs["schema_version"] == 2
+        assert file.attrs["schema_version"] == 3
         assert set(file) == set(COLUMNS)
         assert file["image"].attrs["unit"] == "nanomaggy"
         assert all(dataset.attrs["description"] for dataset in file.values())
@@ -82,6 +133,7 @@ def test_plain_h5py_reads_it_and_finds_units(tmp_path: Path) -> None:
         ("variance", lambda a: np.where(a > 2, np.nan, a).astype(a.dtype), "variance is not finite"),
         ("image", lambda a: np.where(a > 4, np.inf, a).astype(a.dtype), "finite elsewhere"),
         ("mask", lambda a: a[:2], "shape"),
+        ("object_id", lambda _: "../../679", "cannot be a file name"),
     ],
 )
 def test_a_sequence_that_contradicts_the_schema_is_not_written(tmp_path: Path, field, change, complaint) -> None:  # type: ignore[no-untyped-def]
@@ -99,10 +151,13 @@ def test_a_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
     for damaged in (whole[: len(whole) // 2], b"<html>not here</html>", b""):
         path.write_bytes(damaged)
         with pytest.raises(SequenceError, match=r"679\.h5"):
-            read_sequence(path)
+            open_sequence(path)
+    path.write_bytes(whole[SEAL_BYTES:])
+    with pytest.raises(SequenceError, match="says schema version 3, but lacks its seal"):
+        open_sequence(path)
     path.unlink()
     with pytest.raises(SequenceError, match="no sequence at"):
-        read_sequence(path)
+        open_sequence(path)
 
 
 def _replace(file: h5py.File, name: str, **options: object) -> None:
@@ -125,7 +180,14 @@ HUGE = {"dtype": "<f4", "chunks": (1, 99, 99)}
         (lambda file: file.attrs.__setitem__("ra_deg", [1.0, 2.0]), "attribute ra_deg"),
         (lambda file: file.attrs.__setitem__("dec_deg", np.nan), "attribute dec_deg"),
         (lambda file: file.attrs.__setitem__("object_id", 679), "attribute object_id"),
+        (lambda file: file.attrs.__setitem__("object_id", "../679"), "cannot be a file name"),
         (lambda file: file.attrs.__setitem__("schema_version", [1, 1]), "schema version"),
+        (
+            lambda file: file.attrs.__setitem__("schema_version", 4),
+            "schema version 4, this software reads 1 to 3: update",
+        ),
+        (lambda file: file.attrs.__setitem__("schema_version", 2), "says schema version 2, but has a seal"),
+        (lambda file: file.attrs.__setitem__("pipeline_version", "x"), "expected a whole number"),
         (lambda file: file.attrs.__delitem__("wcs"), "wcs"),
         (lambda file: _replace(file, "image", shape=(1000, 100_000, 100_000), **HUGE), "impossible shape"),
         (lambda file: _replace(file, "image", shape=(100_000, 512, 512), **HUGE), "bytes, more than"),
@@ -136,11 +198,13 @@ HUGE = {"dtype": "<f4", "chunks": (1, 99, 99)}
     ],
 )
 def test_a_file_that_lies_is_refused_before_it_is_read(tmp_path: Path, damage, complaint: str) -> None:  # type: ignore[no-untyped-def]
-    """Attributes of another type, sizes that would fill the memory, content elsewhere: one error with the path."""
+    """Attributes of another type, sizes that would fill the memory, content elsewhere, sealed or not: one error."""
     path = tmp_path / "679.h5"
     write_sequence(path, make_sequence())
     with h5py.File(path, "r+") as file:
         damage(file)
+    body = path.read_bytes()[SEAL_BYTES:]
+    path.write_bytes(seal(body) + body)
     with pytest.raises(SequenceError, match=complaint) as caught:
-        read_sequence(path)
+        open_sequence(path)
     assert str(path) in str(caught.value)

@@ -24,8 +24,27 @@ class Item:
     confirmation: str = "spectroscopic"
 
 
-def deal(items: list[Item], folds: int = 5, seed: int = 0) -> list[int]:
-    return assign_folds(items, folds=folds, seed=seed, duplicate_radius_arcsec=2.0).tolist()
+def deal(items: list[Item], folds: int = 5, seed: int = 0, kept: list[int] | None = None) -> list[int]:
+    ra, dec = np.array([(item.ra_deg, item.dec_deg) for item in items]).T
+    before = None if kept is None else np.array(kept, np.int16)
+    return assign_folds(items, duplicate_groups(ra, dec, 2.0), folds=folds, seed=seed, kept=before).tolist()
+
+
+def test_objects_keep_their_fold_when_others_come_and_go() -> None:
+    """Half the objects are new: the old ones stay, the new ones make the folds even; a group moves together."""
+    old = [Item(0.1 * i, 0) for i in range(40)]
+    before = deal(old, seed=1)
+    items = [Item(0.1 * i + 0.05, 0) for i in range(40)] + old[::-1] + [Item(0.1 + ARCSEC, 0)]
+    after = deal(items, seed=2, kept=[-1] * 40 + before[::-1] + [-1])
+    assert after[40:80] == before[::-1]
+    assert after[80] == before[1]
+    assert max(Counter(after).values()) - min(Counter(after).values()) <= 1
+
+
+def test_duplicates_that_were_apart_come_together() -> None:
+    items = [Item(10, 0), Item(10 + 3 * ARCSEC, 0), Item(10 + 1.5 * ARCSEC, 0)]
+    assert deal(items, kept=[3, 1, 1]) == [1, 1, 1]
+    assert deal(items, kept=[3, 1, -1]) == [1, 1, 1]
 
 
 def test_the_papers_classes_are_dealt_evenly() -> None:

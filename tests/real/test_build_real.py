@@ -13,10 +13,12 @@ from scipy.spatial import cKDTree
 
 from pipeline.astrometry import AsTrans
 from pipeline.bands import BAND_ID, BANDS
-from pipeline.manifest import FRAMES_FILE, SKIPS_FILE, file_sha256, verify_dataset
+from pipeline.manifest import file_sha256
+from pipeline.naming import FRAMES_FILE, SKIPS_FILE
 from pipeline.photometry import aperture_fluxes
 from pipeline.robust import robust_mean
 from pipeline.sequences import COLUMNS, MaskBit, Sequence
+from pipeline.verify import verify_dataset
 from pipeline.zeropoints import ZeropointFlag
 from tests.real.conftest import RealBuild
 

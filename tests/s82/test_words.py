@@ -82,7 +82,7 @@ def test_plan_says_and_writes_what_a_build_would_fetch_and_fetches_no_frame(
     assert plan["objects_left_out"] == {"set-aside": 1}
     assert plan["advice"] == ""
     written = Path(plan["plan"])
-    assert written == tmp_path / "plans" / plan["dataset_id"]
+    assert written == tmp_path / "plans" / plan["build_id"]
     for file in ("plan.json", "frames.parquet"):
         assert (written / file).read_bytes() == (tmp_path / "out" / file).read_bytes()
 

@@ -1,0 +1,65 @@
+"""The flow `refresh-dataset`: what is new or changed since the latest version becomes the next one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow, get_run_logger
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.build import Published, bring_up_to_date
+from flows.progress import Stopwatch
+from flows.steps import step
+from pipeline.archive import Archive
+from pipeline.build import Build, open_archive, prepare
+from pipeline.costs import CELLS_AT_ONCE
+from pipeline.manifest import open_dataset
+from pipeline.recheck import recheck_sources
+from pipeline.survey import load_survey
+from pipeline.versions import latest_version
+
+
+@flow(name="refresh-dataset", task_runner=ThreadPoolTaskRunner(max_workers=CELLS_AT_ONCE))  # type: ignore[arg-type]
+def refresh_dataset(
+    survey: str = "demo",
+    root: Path = Path("work"),
+    archive_root: str | None = None,
+    workers: int | None = None,
+    large_transfer: bool = False,
+    recheck_files: bool = False,
+    max_removed: float = 0.05,
+) -> Published:
+    """Ask for new objects, exposures and files, build the cells that they concern, and publish the next version.
+
+    Where nothing has changed there is no new version. A first version is built if there is none.
+
+    Parameters
+    ----------
+    survey, root, archive_root, workers, large_transfer
+        As for `build-dataset`.
+    recheck_files
+        Ask the archives for every file behind the latest version whether it has changed; one request per file.
+    max_removed
+        Part of the objects that may disappear; more is taken for an accident, and nothing is published.
+    """
+    resolved = load_survey(survey).with_root(archive_root)
+    clock = Stopwatch()
+    with open_archive(resolved, root, retry_missing=True) as archive:
+        with clock("plan"):
+            build = step("plan")(prepare)(resolved, root, archive, refresh_index=True)
+        if recheck_files:
+            with clock("recheck"):
+                _recheck(build, archive)
+        return bring_up_to_date(
+            build, archive, clock, workers=workers, large_transfer=large_transfer, max_removed=max_removed
+        )
+
+
+def _recheck(build: Build, archive: Archive) -> None:
+    if (latest := latest_version(build.versions)) is None:
+        return
+    said = step("recheck-files")(recheck_sources)(open_dataset(build.versions / latest), build.survey, archive)
+    get_run_logger().info(
+        "of the files behind %s, %d are the same, %d have changed, %d have changed and are refused, %d are gone",
+        latest, said.same, said.changed, said.refused, said.gone,
+    )  # fmt: skip

@@ -1,0 +1,240 @@
+"""From finished cells to a dataset version: its tables, its description, and the one rename that makes it visible."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from pipeline.atomic import storing, sync_dir, write_text
+from pipeline.build import ID_DIGITS, Build
+from pipeline.card import dataset_card
+from pipeline.cells import CellResult, cell_files
+from pipeline.differences import compare
+from pipeline.errors import DatasetError
+from pipeline.manifest import (
+    FRAMES_SCHEMA,
+    MANIFEST_SCHEMA,
+    SKIPS_SCHEMA,
+    Dataset,
+    DatasetInfo,
+    Skip,
+    content_hash,
+    open_dataset,
+    write_info,
+    write_table,
+)
+from pipeline.naming import (
+    CARD_FILE,
+    CHANGES_FILE,
+    FRAMES_FILE,
+    LOCKS_FOLDER,
+    MANIFEST_FILE,
+    PACKAGES_FILE,
+    SKIPS_FILE,
+)
+from pipeline.sources import sources_of, sources_sha256
+from pipeline.splits import NO_FOLD, assign_folds, duplicate_groups
+from pipeline.statistics import band_statistics
+from pipeline.sums import files_below, write_sums
+from pipeline.transfer import file_url
+from pipeline.version import installed_packages, software_versions
+from pipeline.versions import latest_version, only_one, point_latest, write_record
+from pipeline.zeropoints import ZeropointFlag
+
+Row = dict[str, Any]
+
+
+def publish(
+    build: Build,
+    results: Sequence[CellResult],
+    seconds: Mapping[str, float],
+    *,
+    parent: Dataset | None = None,
+    max_removed: float = 1.0,
+) -> Dataset:
+    """Complete the dataset and make it visible; if a version says the very same already, that one is given.
+
+    Parameters
+    ----------
+    parent
+        The version before: objects keep the folds that they have there, and `changes.json` says what is different.
+    max_removed
+        Part of the parent's objects that may be missing.
+
+    Raises
+    ------
+    DatasetError
+        A cell is missing from `results`, no object has an image, or too many of the parent's objects are missing.
+    StorageError
+        There is no room, or no right, to write. The versions before are as they were.
+    """
+    missing = {cell.cell_id for cell in build.plan.cells} - {result.cell_id for result in results}
+    if missing:
+        raise DatasetError(f"{build.build_id}: cells {sorted(missing)} are not built; nothing was published")
+    rows = sorted((dict(row) for result in results for row in result.objects), key=lambda row: str(row["object_id"]))
+    if not rows:
+        raise DatasetError(f"{build.build_id}: not one image could be cut; see the reasons in {build.building}")
+    check_removals(parent, {str(row["object_id"]) for row in rows}, max_removed)
+    _place_in_folds(rows, build, parent)
+    skips, frames = _skips(build, results), _unique_frames(build, results)
+    _remove_strays(build.building, results)
+    write_table(build.building / MANIFEST_FILE, rows, MANIFEST_SCHEMA)
+    write_table(build.building / SKIPS_FILE, (asdict(skip) for skip in skips), SKIPS_SCHEMA)
+    write_table(build.building / FRAMES_FILE, frames, FRAMES_SCHEMA)
+    packages = installed_packages()
+    write_text(build.building / PACKAGES_FILE, packages)
+    version = _content_version(rows, skips, frames)
+    info = _describe(build, version, results, rows, skips, frames, packages)
+    write_info(build.building, info)
+    changes = compare(parent, open_dataset(build.building))
+    write_text(build.building / CHANGES_FILE, changes.model_dump_json(indent=1) + "\n")
+    write_text(build.building / CARD_FILE, dataset_card(info, rows, skips))
+    write_sums(build.building, {row["file"]: row["sha256"] for row in rows})
+    return _make_visible(build, version, parent, seconds)
+
+
+def check_removals(parent: Dataset | None, present: set[str], max_removed: float) -> None:
+    """Refuse to lose much of a dataset: half an object list, or an archive's bad day, look like that.
+
+    Raises
+    ------
+    DatasetError
+        More than that part of the parent's objects are not `present`.
+    """
+    if parent is None or not parent.objects:
+        return
+    lost = [row.object_id for row in parent.objects if row.object_id not in present]
+    if len(lost) > max_removed * len(parent.objects):
+        raise DatasetError(
+            f"{len(lost)} of the {len(parent.objects)} objects of {parent.info.dataset_id} would be gone, first "
+            f"{lost[0]}; is the object list whole, and the index? Nothing was published. If it is meant, allow it with "
+            "--max-removed"
+        )
+
+
+def _make_visible(build: Build, version: str, parent: Dataset | None, seconds: Mapping[str, float]) -> Dataset:
+    target = build.versions / version
+    with only_one(build.versions), storing(target):
+        if target.exists():
+            shutil.rmtree(build.building)
+        else:
+            write_record(build.versions, version, parent.path.name if parent else None, seconds)
+            build.building.rename(target)
+            sync_dir(target.parent)
+        point_latest(build.versions, version)
+    return open_dataset(target)
+
+
+def adopt(build: Build, dataset: Dataset) -> None:
+    """Make a version that is all that `build` would give the latest, if it is not."""
+    with only_one(build.versions):
+        if latest_version(build.versions) != dataset.path.name:
+            point_latest(build.versions, dataset.path.name)
+
+
+def _place_in_folds(rows: Sequence[Row], build: Build, parent: Dataset | None) -> None:
+    """Give each row its group of duplicates, named after its first member, and its fold."""
+    targets = {target.object_id: target for target in build.catalog.targets}
+    objects = [targets[row["object_id"]] for row in rows]
+    splits = build.survey.splits
+    ra_deg, dec_deg = (np.array([row[key] for row in rows]) for key in ("ra_deg", "dec_deg"))
+    groups = duplicate_groups(ra_deg, dec_deg, splits.duplicate_radius_arcsec)
+    same_rule = parent is not None and parent.info.survey.get("splits") == splits.model_dump(mode="json")
+    before = {row.object_id: row.fold for row in parent.objects} if parent and same_rule else {}
+    kept = np.array([before.get(row["object_id"], NO_FOLD) for row in rows], dtype=np.int16)
+    folds = assign_folds(objects, groups, folds=splits.folds, seed=splits.seed, kept=kept)
+    names: dict[int, str] = {}
+    for row, group, fold in zip(rows, groups.tolist(), folds.tolist(), strict=True):
+        row |= {"group": names.setdefault(group, row["object_id"]), "fold": fold}
+
+
+def _skips(build: Build, results: Iterable[CellResult]) -> list[Skip]:
+    """Everything that was left out, at every step; a frame that two cells wanted counts once."""
+    of_cells = [Skip(**skip) for result in results for skip in result.skips]
+    once = {(skip.reason, skip.object_id, skip.frame): skip for skip in of_cells}
+    return [*build.catalog.skips, *build.plan.skips, *once.values()]
+
+
+_COUNTED: Final = ("n_thumbnails", "n_partly_covered")
+
+
+def _unique_frames(build: Build, results: Iterable[CellResult]) -> list[Row]:
+    """One row per frame, with its address: neighbouring cells may both have read it."""
+    frames: dict[tuple[str, str], Row] = {}
+    for result in results:
+        for row in result.frames:
+            seen = frames.setdefault((row["archive"], row["path"]), {**row, **dict.fromkeys(_COUNTED, 0)})
+            for count in _COUNTED:
+                seen[count] += row[count]
+    first_url = {archive.name: archive.base_urls[0] for archive in build.survey.archives}
+    return [frames[key] | {"url": file_url(first_url[key[0]], key[1])} for key in sorted(frames)]
+
+
+def _remove_strays(building: Path, results: Iterable[CellResult]) -> None:
+    """Leave nothing of earlier attempts at the same plan, which may have had other files of an archive to cut from."""
+    shutil.rmtree(building / LOCKS_FOLDER, ignore_errors=True)
+    wanted = {name for result in results for name in cell_files(result)}
+    for name in files_below(building):
+        if name not in wanted:
+            (building / name).unlink()
+
+
+def _content_version(rows: Iterable[Row], skips: Iterable[Skip], frames: Iterable[Row]) -> str:
+    """A hash of what the tables say, however they are written: the same content is the same version."""
+    digest = hashlib.sha256()
+    tables = (
+        [[row[key] for key in ("object_id", "sha256", "fold", "group")] for row in rows],
+        sorted([skip.reason, skip.object_id, skip.frame] for skip in skips),
+        [[row[key] for key in ("archive", "path", "sha256", "calibration_sha256", "mask_sha256")] for row in frames],
+    )
+    for table in tables:
+        digest.update(json.dumps(table).encode())
+    return digest.hexdigest()[:ID_DIGITS]
+
+
+def _describe(
+    build: Build,
+    version: str,
+    results: Sequence[CellResult],
+    rows: Sequence[Row],
+    skips: Sequence[Skip],
+    frames: Sequence[Row],
+    packages: str,
+) -> DatasetInfo:
+    thumbnails = build.survey.thumbnails
+    moments = {object_id: found for result in results for object_id, found in result.moments.items()}
+    return DatasetInfo(
+        dataset_id=f"{build.survey.name}-{version}",
+        survey=build.survey.model_dump(mode="json"),
+        software=software_versions(),
+        packages_sha256=hashlib.sha256(packages.encode()).hexdigest(),
+        input_hash=build.input_hash,
+        content_hash=content_hash((row["object_id"], row["sha256"]) for row in rows),
+        sources_sha256=sources_sha256(sources_of(frames, build.survey)),
+        counts={
+            "objects": len(rows),
+            "images": sum(row["n_images"] for row in rows),
+            "cells": len(results),
+            "frames": len(frames),
+            "frame_bytes": sum(row["bytes"] for row in frames),
+            "partly_covered": sum(row["n_partly_covered"] for row in frames),
+            **_zeropoint_counts(frames),
+            "skips": len(skips),
+        },
+        size=thumbnails.size,
+        pixel_scale_arcsec=thumbnails.pixel_scale_arcsec,
+        band_statistics=band_statistics([row["fold"] for row in rows], [moments[row["object_id"]] for row in rows]),
+    )
+
+
+def _zeropoint_counts(frames: Sequence[Row]) -> dict[str, int]:
+    """Frames whose zero points were checked, corrected, and found beyond the limits."""
+    names = ZeropointFlag.CHECKED, ZeropointFlag.CORRECTED, ZeropointFlag.BEYOND_LIMIT
+    return {f"zeropoints_{flag.name}".lower(): sum(bool(row["zp_flags"] & flag) for row in frames) for flag in names}

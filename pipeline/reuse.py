@@ -1,0 +1,116 @@
+"""What a build need not do, because a version that is published holds it: found out, and taken over by hard links."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pipeline.archive import Archive
+from pipeline.atomic import replacing, storing, sync_dir
+from pipeline.build import Build
+from pipeline.cells import cell_files, read_marker, why_not_done
+from pipeline.errors import DatasetError
+from pipeline.manifest import Dataset, open_dataset
+from pipeline.versions import Version, versions
+
+LINK_PART: Final = ".link.part"
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """A build, held against a version that is there."""
+
+    parent: Dataset | None
+    """None: there is none."""
+    to_build: dict[str, str]
+    """Cells that have to be built, and why."""
+    same_plan: bool
+    """Whether the parent was built after this very plan."""
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether the parent is what the build would give."""
+        return self.same_plan and not self.to_build
+
+
+def hold_against_versions(build: Build, archive: Archive) -> Outlook:
+    """Find which cells of the build the latest version does not have as they would be now.
+
+    An older version that is all that the build would give is preferred. Files are compared by what the ledger knows
+    of them; nothing is fetched but what a cell lacked before, where `archive` retries that.
+
+    Raises
+    ------
+    DatasetError
+        The version is damaged.
+    ArchiveError
+        A server did not answer.
+    """
+    found = versions(build.versions) if build.versions.is_dir() else []
+    same = [version for version in found if version.info and version.info.input_hash == build.input_hash]
+    for version in [*same[::-1], *(version for version in found if version.latest)]:
+        outlook = _hold_against(version, build, archive)
+        if outlook.nothing_to_do or version.latest:
+            return outlook
+    return Outlook(None, {cell.cell_id: "new" for cell in build.plan.cells}, same_plan=False)
+
+
+def _hold_against(version: Version, build: Build, archive: Archive) -> Outlook:
+    if version.problem:
+        raise DatasetError(
+            f"{version.path} is published but damaged: {version.problem}; look with `s82 dataset verify`, and move it "
+            "away to build without it"
+        )
+    parent = open_dataset(version.path)
+    to_build = {}
+    for cell in build.plan.cells:
+        marker = read_marker(version.path, cell.cell_id)
+        if why := why_not_done(marker, cell, build.standards_sha256, build.survey, archive):
+            to_build[cell.cell_id] = why
+    return Outlook(parent, to_build, same_plan=parent.info.input_hash == build.input_hash)
+
+
+def take_over(build: Build, outlook: Outlook) -> int:
+    """Link the finished cells of the parent into the build; how many. `build_cell` checks their every file.
+
+    Raises
+    ------
+    StorageError
+        There is no room, or no right, to write.
+    """
+    if outlook.parent is None:
+        return 0
+    taken = [cell.cell_id for cell in build.plan.cells if cell.cell_id not in outlook.to_build]
+    for cell_id in taken:
+        if (marker := read_marker(outlook.parent.path, cell_id)) is not None:
+            _link_all(outlook.parent.path, build.building, cell_files(marker))
+    return len(taken)
+
+
+def _link_all(source: Path, target: Path, names: Iterable[str]) -> None:
+    """Link files in the order given: a done-marker comes after what it speaks of."""
+    for name in names:
+        _link(source / name, target / name)
+    for folder in {(target / name).parent for name in names}:
+        sync_dir(folder)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Let `target` be the very file `source`; across devices, or where links are not to be had, a copy of it."""
+    if not source.is_file() or (target.exists() and target.samefile(source)):
+        return
+    with storing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}{LINK_PART}")
+        part.unlink(missing_ok=True)
+        try:
+            os.link(source, part)
+        except OSError:  # EXDEV, EPERM, EMLINK, ENOTSUP: each file system has its own word for no
+            with replacing(target) as copy:
+                shutil.copyfile(source, copy)
+            return
+        part.replace(target)

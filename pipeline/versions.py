@@ -1,0 +1,255 @@
+"""The versions of one survey's dataset: which there are, in which order they came, which is the latest.
+
+`datasets/<survey>/` holds the versions, the text file `latest`, and `history/<version>.json`, a record of how each
+version came to be. The records carry numbers: the order of versions does not rest on a clock. They outlive their
+versions, so that a number is never given twice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
+from pydantic import AwareDatetime, BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, ValidationError
+
+from pipeline.atomic import storing, sync_dir, write_text
+from pipeline.errors import ConfigError, DatasetError
+from pipeline.manifest import DatasetInfo, read_info
+from pipeline.naming import DATASET_FILE, LATEST_FILE, OBJECTS_FOLDER, PACKS_FOLDER, SUMS_FILE, check_version
+from pipeline.sums import read_sums
+from pipeline.validation import explain
+
+LOG: Final = logging.getLogger(__name__)
+HISTORY_FOLDER: Final = "history"
+DELETING: Final = ".deleting-"
+LOCK_FILE: Final = ".lock"
+LOCK_WAIT_S: Final = 600
+
+
+class Record(BaseModel):
+    """How one version came to be; content of history/<version>.json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: str
+    number: PositiveInt
+    """1 for the survey's first version, and so on."""
+    parent: str | None
+    """The version that was the latest when this one was published."""
+    published_at: AwareDatetime
+    seconds: dict[str, NonNegativeFloat]
+    """Wall time per step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version that is here."""
+
+    name: str
+    path: Path
+    record: Record | None
+    """None where nothing is known of it: it was copied here."""
+    info: DatasetInfo | None
+    problem: str
+    """What of it is gone; empty when every file is there (`verify` reads them, too)."""
+    latest: bool
+
+
+@contextmanager
+def only_one(survey_folder: Path) -> Iterator[None]:
+    """Inside, no other process publishes, points or deletes versions of the survey.
+
+    Raises
+    ------
+    DatasetError
+        Another process has been at it for ten minutes.
+    """
+    with storing(survey_folder):
+        survey_folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(survey_folder / LOCK_FILE)
+        try:
+            lock.acquire(timeout=LOCK_WAIT_S)
+        except Timeout as error:
+            raise DatasetError(f"another process has been changing {survey_folder} for over ten minutes") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def versions(survey_folder: Path) -> list[Version]:
+    """All versions of a survey in the order in which they were published, those of unknown date first.
+
+    Raises
+    ------
+    DatasetError
+        There is no such folder, or a record of its history is damaged.
+    """
+    if not survey_folder.is_dir():
+        raise DatasetError(f"{survey_folder} is not the folder of a survey's datasets: give datasets/<survey>")
+    latest = latest_version(survey_folder)
+    found = [_version(path, latest) for path in _version_folders(survey_folder)]
+    return sorted(found, key=lambda version: (version.record.number if version.record else 0, version.name))
+
+
+def _version_folders(survey_folder: Path) -> Iterator[Path]:
+    for path in survey_folder.iterdir():
+        if path.is_dir() and not path.name.startswith(".") and path.name not in (HISTORY_FOLDER, PACKS_FOLDER):
+            yield path
+
+
+def _version(path: Path, latest: str | None) -> Version:
+    info, problem = None, ""
+    try:
+        info = read_info(path)
+        if info.schema_version > 2 and (lost := [name for name in read_sums(path) if not (path / name).is_file()]):
+            problem = f"{len(lost)} files are missing, first {lost[0]}"
+    except DatasetError as error:
+        problem = str(error)
+    return Version(path.name, path, read_record(path), info, problem, latest == path.name)
+
+
+def read_record(version_folder: Path) -> Record | None:
+    """The record of a version, None where there is none.
+
+    Raises
+    ------
+    DatasetError
+        It is damaged.
+    """
+    path = _record_path(version_folder.parent, version_folder.name)
+    try:
+        record = Record.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValidationError as error:
+        raise DatasetError(f"{path} is damaged: {explain(error, Record)}; move it away") from error
+    except OSError as error:
+        raise DatasetError(f"cannot read {path}: {error.strerror}") from error
+    if record.version != version_folder.name:
+        raise DatasetError(f"{path} is the record of another version, {record.version}: move it away")
+    return record
+
+
+def _record_path(survey_folder: Path, version: str) -> Path:
+    return survey_folder / HISTORY_FOLDER / f"{version}.json"
+
+
+def _records(survey_folder: Path) -> list[Record]:
+    names = sorted(path.stem for path in (survey_folder / HISTORY_FOLDER).glob("*.json"))
+    return [record for name in names if (record := read_record(survey_folder / name)) is not None]
+
+
+def write_record(survey_folder: Path, version: str, parent: str | None, seconds: Mapping[str, float]) -> Record:
+    """Give a version that is about to be published its number. To be called inside `only_one`."""
+    records = _records(survey_folder)
+    now = datetime.now(UTC)
+    newest = max(records, key=lambda record: record.number, default=None)
+    if newest is not None and newest.published_at > now:
+        LOG.warning(
+            "the clock of this machine says %s, but version %s was published at %s: is it wrong? Versions are ordered "
+            "by their numbers, not by this clock", now, newest.version, newest.published_at,
+        )  # fmt: skip
+    number = 1 + (newest.number if newest else 0)
+    record = Record(version=version, number=number, parent=parent, published_at=now, seconds=dict(seconds))
+    write_text(_record_path(survey_folder, version), json.dumps(record.model_dump(mode="json"), indent=2) + "\n")
+    return record
+
+
+def latest_version(survey_folder: Path) -> str | None:
+    """The version that `latest` names, None where it names none.
+
+    Raises
+    ------
+    DatasetError
+        It names what cannot be a version.
+    """
+    try:
+        with (survey_folder / LATEST_FILE).open("rb") as pointer:
+            return check_version(pointer.read(256).decode("ascii").strip())
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, ConfigError) as error:
+        raise DatasetError(f"{survey_folder / LATEST_FILE} does not name a dataset version: {error}") from error
+
+
+def point_latest(survey_folder: Path, version: str) -> None:
+    """Make `latest` name this version."""
+    write_text(survey_folder / LATEST_FILE, check_version(version) + "\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a garbage collection did, or would do."""
+
+    removed: tuple[str, ...]
+    kept: tuple[str, ...]
+    freed_bytes: int
+    """Of files that no other version has."""
+
+
+def collect(
+    survey_folder: Path,
+    keep: int,
+    *,
+    protected: Collection[str] = (),
+    damaged: bool = False,
+    dry_run: bool = False,
+) -> Collected:
+    """Remove the versions before the newest `keep`, and what an earlier removal left; with `damaged`, those too.
+
+    The latest, the protected, and those without a record (copied here by somebody) stay. A version disappears by one
+    rename before its files go, so that nobody ever opens one that is half deleted.
+
+    Raises
+    ------
+    ConfigError
+        `keep` is less than 1.
+    DatasetError
+        There is no such folder.
+    """
+    if keep < 1:
+        raise ConfigError(f"--keep {keep}: at least the newest version stays")
+    with only_one(survey_folder):
+        found = versions(survey_folder)
+        dated = [version.name for version in found if version.record and not version.problem]
+        going = {*dated[:-keep], *(version.name for version in found if damaged and version.problem)}
+        going -= {*protected, *(version.name for version in found if version.latest)}
+        paths = [version.path for version in found if version.name in going and _is_a_version(version.path)]
+        leftovers = [path for path in survey_folder.glob(f"{DELETING}*") if path.is_dir()]
+        freed = sum(_own_bytes(path) for path in (*paths, *leftovers))
+        if not dry_run:
+            for path in (*map(_hide, paths), *leftovers):
+                with storing(path):
+                    shutil.rmtree(path)
+        removed = tuple(path.name for path in paths)
+        return Collected(removed, tuple(version.name for version in found if version.name not in removed), freed)
+
+
+def _is_a_version(path: Path) -> bool:
+    """Whether the folder is, or was, one of ours: a stranger's is not for us to delete."""
+    return any((path / name).exists() for name in (DATASET_FILE, SUMS_FILE, OBJECTS_FOLDER))
+
+
+def _hide(path: Path) -> Path:
+    hidden = path.with_name(f"{DELETING}{path.name}-{time.time_ns()}")
+    with storing(path):
+        path.rename(hidden)
+        sync_dir(path.parent)
+    return hidden
+
+
+def _own_bytes(folder: Path) -> int:
+    """Bytes of the files that have no other link."""
+    stats = (os.lstat(Path(where) / name) for where, _, files in os.walk(folder) for name in files)
+    return sum(stat.st_size for stat in stats if stat.st_nlink == 1)
