@@ -35,6 +35,7 @@ from pipeline.naming import MANIFEST_FILE, PACK_FILE, PACK_OBJECTS_FILE, SUMS_FI
 from pipeline.pack import band_moments, find_pack, open_pack, stored, verify_pack
 from pipeline.packing import pack_dataset
 from pipeline.sequences import write_sequence
+from pipeline.versions import versions
 from tests.pipeline.test_sequences import make_sequence
 
 SIZE = 8
@@ -105,6 +106,11 @@ def test_a_pack_holds_the_images_of_all_objects_in_the_manifests_order(dataset: 
         np.testing.assert_array_equal(pack.band_P[own], sequence.band_id)
         np.testing.assert_array_equal(pack.mjd_P[own], sequence.mjd_tai)
     assert verify_pack(pack.path) == []
+
+
+def test_packs_are_not_taken_for_versions(dataset: Path) -> None:
+    pack_dataset(dataset)
+    assert [version.name for version in versions(dataset.parent)] == [dataset.name]
 
 
 def test_numpy_alone_reads_every_array_and_sha256sum_the_list(dataset: Path) -> None:
