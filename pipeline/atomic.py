@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import mkstemp
+from tempfile import mkdtemp, mkstemp
 from typing import Final
 
-from pipeline.errors import StorageError
+from pipeline.errors import ConfigError, StorageError
 
 _REMEDIES: Final = {
     errno.ENOSPC: "free some space there and run the same again: what is written stays",
@@ -83,3 +84,52 @@ def write_bytes(path: Path, *parts: bytes) -> str:
             handle.write(part)
             digest.update(part)
     return digest.hexdigest()
+
+
+@contextmanager
+def creating(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `folder`; on success fsync all in it and rename it to `folder`, else remove it.
+
+    Raises
+    ------
+    ConfigError
+        `folder` exists, or cannot be where it should.
+    StorageError
+        There is no room, or no right, to write.
+    """
+    if folder.exists() or folder.is_symlink():
+        raise ConfigError(f"{folder} exists: name a folder that does not")
+    with storing(folder):
+        make_parent(folder)
+        temporary = Path(mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+        try:
+            yield temporary
+            for path in [*temporary.rglob("*"), temporary]:
+                _sync(path)
+            temporary.chmod(0o755)
+            temporary.rename(folder)
+            sync_dir(folder.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_parent(path: Path) -> None:
+    """Make the folder that `path` shall be in.
+
+    Raises
+    ------
+    ConfigError
+        There can be none: a part of it is a file, say.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(f"cannot make {path}: {path.parent} cannot be a folder ({error.strerror})") from error
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir():
+        sync_dir(path)
+    else:
+        with path.open("rb+") as handle:
+            os.fsync(handle.fileno())

@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.bands import BAND_ID, BANDS, Band
+from pipeline.forced import images_of, point_source_aperture
 from pipeline.manifest import Dataset, ObjectRow
-from pipeline.photometry import aperture_fluxes, aperture_fraction
 
 Floats = NDArray[np.float64]
 
-RADIUS_ARCSEC: Final = 3.0
 MAX_MEASURED: Final = 1000
 """A page about a large dataset measures this many objects, evenly drawn."""
 
@@ -61,25 +60,17 @@ class LightCurve:
 def measure(dataset: Dataset, row: ObjectRow) -> LightCurve:
     """Read one object's images and measure each."""
     sequence = dataset.sequence(row)
-    flux_M, error_M, ok_M = aperture_fluxes(
-        sequence.image,
-        sequence.independent_variance,
-        sequence.mask,
-        pixel_scale_arcsec=sequence.pixel_scale_arcsec,
-        radius_arcsec=RADIUS_ARCSEC,
-    )
-    known_M = np.isfinite(sequence.psf_fwhm_arcsec) & (sequence.psf_fwhm_arcsec > 0)
-    width_M = np.where(known_M, sequence.psf_fwhm_arcsec, 1.0).astype(np.float64)
-    inside_M = aperture_fraction(RADIUS_ARCSEC, width_M)
+    images = images_of(sequence)
+    flux_M, error_M, ok_M = point_source_aperture(images)
     return LightCurve(
         row=row,
         band_id_M=sequence.band_id,
         mjd_tai_M=sequence.mjd_tai,
         run_M=sequence.run,
         camcol_M=sequence.camcol,
-        flux_nmgy_M=flux_M / inside_M,
-        error_nmgy_M=error_M / inside_M,
-        ok_M=ok_M & known_M & (error_M > 0),
+        flux_nmgy_M=flux_M,
+        error_nmgy_M=error_M,
+        ok_M=ok_M & images.psf_known_M & (error_M > 0),
         psf_fwhm_arcsec_M=sequence.psf_fwhm_arcsec,
         sky_nmgy_arcsec2_M=sequence.sky_nmgy_arcsec2,
         coverage_M=sequence.coverage,

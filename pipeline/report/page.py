@@ -17,7 +17,8 @@ from pipeline.atomic import write_text
 from pipeline.errors import ReportError
 from pipeline.manifest import Dataset, open_dataset
 from pipeline.naming import FRAMES_FILE, SKIPS_FILE
-from pipeline.report.measure import RADIUS_ARCSEC, LightCurve, choose, measure_all
+from pipeline.photometry import RADIUS_ARCSEC
+from pipeline.report.measure import LightCurve, choose, measure_all
 from pipeline.report.objects import FLAGGED_COLOUR, INTERPOLATED_COLOUR, UNCOVERED_COLOUR, object_view
 from pipeline.report.observations import cadence_figure, conditions_figure, objects_figure
 from pipeline.report.style import BAND_COLOUR, house_style

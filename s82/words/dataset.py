@@ -17,6 +17,7 @@ from pipeline.runs import datasets_of_runs
 from pipeline.verify import verify
 from pipeline.versions import Version, collect, read_record, versions
 from s82.output import as_json, root_option, show, table
+from s82.words import sharing
 
 SHOWN = 20
 survey_argument = click.argument("survey")
@@ -169,3 +170,7 @@ def verify_packed(pack: Path, as_json: bool) -> None:
     show({"pack": str(pack), "problems": problems}, as_json=as_json)
     if problems:
         sys.exit(1)
+
+
+command.add_command(sharing.export)
+command.add_command(sharing.lightcurves)

@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline.fetching import NO_MASK, NOT_IN_ARCHIVE
+from pipeline.lightcurves import LIGHT_CURVE_SCHEMA, PhotometryFlag
 from pipeline.manifest import FRAMES_SCHEMA, MANIFEST_SCHEMA, SKIPS_SCHEMA
 from pipeline.planfile import PLAN_SCHEMA, PlanInfo
 from pipeline.selection import NOT_SELECTED
@@ -61,7 +62,8 @@ def test_the_survey_shown_loads_and_every_key_is_explained(tmp_path):
 
 def test_the_guide_of_the_format_names_every_column_unit_and_reason():
     text = (PROJECT / "docs" / "format.md").read_text(encoding="utf-8")
-    columns = {*MANIFEST_SCHEMA.names, *SKIPS_SCHEMA.names, *FRAMES_SCHEMA.names, *COLUMNS}
+    columns = {*MANIFEST_SCHEMA.names, *SKIPS_SCHEMA.names, *FRAMES_SCHEMA.names, *COLUMNS, *LIGHT_CURVE_SCHEMA.names}
+    columns |= {str(flag.name) for flag in PhotometryFlag}
     units = {column.unit for column in COLUMNS.values()} - {""}
     sources = "".join(file.read_text(encoding="utf-8") for file in (PROJECT / "pipeline").glob("*.py"))
     reasons = set(re.findall(r'(?:\bSkip|_skipped)\(\s*"([a-z-]+)"', sources)) | {NOT_IN_ARCHIVE, NO_MASK, NOT_SELECTED}
