@@ -1,6 +1,7 @@
 """A dataset as tensors on the device: every image once, in half precision, sampled there.
 
-A batch is put together by indexing on the device, so that training never waits for files or the CPU.
+A batch is put together by indexing on the device, so that training never waits for files or the CPU. Images come from
+the dataset's pack if one lies beside it (`s82 dataset pack`), else from the file of each object: the same to the bit.
 
 Shapes: O objects, P images of all of them one after the other, B sequences of a batch, M slots,
 H × W pixels. Band ids are 1 to 5, 0 is padding.
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -24,9 +25,9 @@ from model.errors import ModelConfigError
 from pipeline.bands import BAND_ID, BANDS
 from pipeline.errors import DatasetError
 from pipeline.manifest import Dataset, ObjectRow
+from pipeline.pack import Pack as StoredPack
+from pipeline.pack import band_moments, find_pack, stored
 from pipeline.sequences import Sequence as ImageSequence
-
-_HALF_MAX: Final = float(np.finfo(np.float16).max)
 
 
 class Normalisation(Config):
@@ -84,13 +85,13 @@ def pick_device(config: RunConfig) -> torch.device:
 
 
 def pack_dataset(dataset: Dataset, rows: Sequence[ObjectRow], config: RunConfig, device: torch.device) -> Pack:
-    """Read the objects `rows` into one pack.
+    """Read the objects `rows` into one pack on the device.
 
     Raises
     ------
     DatasetError
         The images are not of the configured size, or an object has none in the configured bands.
-    SequenceError
+    SequenceError, PackError
         A file is missing or damaged.
     """
     if dataset.info.size != config.model.size:
@@ -98,6 +99,8 @@ def pack_dataset(dataset: Dataset, rows: Sequence[ObjectRow], config: RunConfig,
             f"{dataset.path} has images of {dataset.info.size} px, the model takes {config.model.size} px: "
             f"set model.size to {dataset.info.size} or build a dataset of {config.model.size} px"
         )
+    if (packed := find_pack(dataset, config.storage)) is not None:
+        return _take(packed, rows, config.model, device)
     total = sum(row.n_images for row in rows)
     return pack_sequences((dataset.sequence(row) for row in rows), total, config, device)
 
@@ -116,13 +119,12 @@ def pack_sequences(sequences: Iterable[ImageSequence], total: int, config: RunCo
                 f"object {sequence.object_id} has more images than the manifest says: rebuild the dataset"
             )
         image_MHW = sequence.image[used_M]
-        # Beyond float16 there are only saturated pixels; clipping keeps them finite, NaN stays NaN.
-        image_PHW[start:end] = image_MHW.clip(-_HALF_MAX, _HALF_MAX)
+        image_PHW[start:end] = stored(image_MHW, config.storage)
         band_P[start:end] = sequence.band_id[used_M]
         ids.append(sequence.object_id)
         firsts.append(start)
         lengths.append(end - start)
-        moments.append(_moments(image_MHW, sequence.band_id[used_M]))
+        moments.append(band_moments(image_MHW, sequence.band_id[used_M]))
     return Pack(
         object_ids=tuple(ids),
         image_PHW=torch.from_numpy(image_PHW[:end]).to(device),
@@ -134,23 +136,45 @@ def pack_sequences(sequences: Iterable[ImageSequence], total: int, config: RunCo
     )
 
 
+def _take(packed: StoredPack, rows: Sequence[ObjectRow], config: ModelConfig, device: torch.device) -> Pack:
+    """The images of some objects in the configured bands, copied out of the mapped file in its order."""
+    place = {object_id: number for number, object_id in enumerate(packed.object_ids)}
+    object_O = np.array([place[row.object_id] for row in rows], dtype=np.int64)
+    wanted_P = np.isin(packed.band_P, [BAND_ID[band] for band in config.bands])
+    taken = [
+        start + np.flatnonzero(wanted_P[start : start + length])
+        for start, length in zip(packed.first_O[object_O], packed.length_O[object_O], strict=True)
+    ]
+    length_O = np.array([len(images) for images in taken], dtype=np.int64)
+    if not length_O.all():
+        raise _no_image(rows[int(length_O.argmin())].object_id, config)
+    taken_P = np.concatenate(taken) if taken else np.empty(0, np.int64)
+    other_bands = [number for number, band in enumerate(BANDS) if band not in config.bands]
+    moments_O53 = packed.moments_O53[object_O]
+    moments_O53[:, other_bands] = 0
+    return Pack(
+        object_ids=tuple(row.object_id for row in rows),
+        image_PHW=torch.from_numpy(packed.image_PHW[taken_P]).to(device),
+        band_P=torch.from_numpy(packed.band_P[taken_P]).to(device),
+        first_O=torch.from_numpy(np.cumsum(length_O) - length_O).to(device),
+        length_O=torch.from_numpy(length_O).to(device),
+        longest=int(length_O.max(initial=0)),
+        moments_O53=moments_O53,
+    )
+
+
 def _used(sequence: ImageSequence, config: ModelConfig) -> NDArray[np.bool_]:
     if sequence.image.shape[1:] != (config.size, config.size):
         height, width = sequence.image.shape[1:]
         raise DatasetError(f"object {sequence.object_id}: images are {height} × {width} px, expected {config.size}")
     used_M = np.isin(sequence.band_id, [BAND_ID[band] for band in config.bands])
     if not used_M.any():
-        raise DatasetError(f"object {sequence.object_id} has no image in {''.join(config.bands)}: leave it out")
+        raise _no_image(sequence.object_id, config)
     return used_M
 
 
-def _moments(image_MHW: NDArray[np.float32], band_M: NDArray[np.uint8]) -> NDArray[np.float64]:
-    moments = np.zeros((len(BANDS), 3))
-    for index, band in enumerate(BANDS):
-        pixels = image_MHW[band_M == BAND_ID[band]].astype(np.float64)
-        pixels = pixels[np.isfinite(pixels)]
-        moments[index] = pixels.size, pixels.sum(), np.square(pixels).sum()
-    return moments
+def _no_image(object_id: str, config: ModelConfig) -> DatasetError:
+    return DatasetError(f"object {object_id} has no image in {''.join(config.bands)}: leave it out")
 
 
 @dataclass(frozen=True)

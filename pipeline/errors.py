@@ -68,3 +68,7 @@ class DatasetError(PipelineError):
 
 class ReportError(PipelineError):
     """A run or a truth folder that a report shall show is incomplete, not readable, or of another dataset."""
+
+
+class PackError(PipelineError):
+    """A packed dataset is missing, damaged, or of another dataset than it is used with."""

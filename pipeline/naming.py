@@ -244,3 +244,14 @@ def runs_dir(root: Path) -> Path:
 def run_dir(root: Path, run: str) -> Path:
     """Directory of one training run: resolved configuration, metrics, weights, evaluation."""
     return runs_dir(root) / run
+
+
+PACK_FILE = "pack.json"
+PACK_OBJECTS_FILE = "objects.parquet"
+PACKS_FOLDER = "packs"
+
+
+def pack_dir(dataset: Path, dtype: str) -> Path:
+    """Directory of a dataset version's pack where nobody chose another: beside the versions, which stay as they are."""
+    dataset = dataset.resolve()
+    return dataset.parent / PACKS_FOLDER / f"{dataset.name}-{dtype}"

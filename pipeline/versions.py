@@ -25,7 +25,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, NonNegativeFloat, Pos
 from pipeline.atomic import storing, sync_dir, write_text
 from pipeline.errors import ConfigError, DatasetError
 from pipeline.manifest import DatasetInfo, read_info
-from pipeline.naming import DATASET_FILE, LATEST_FILE, OBJECTS_FOLDER, SUMS_FILE, check_version
+from pipeline.naming import DATASET_FILE, LATEST_FILE, OBJECTS_FOLDER, PACKS_FOLDER, SUMS_FILE, check_version
 from pipeline.sums import read_sums
 from pipeline.validation import explain
 
@@ -104,7 +104,7 @@ def versions(survey_folder: Path) -> list[Version]:
 
 def _version_folders(survey_folder: Path) -> Iterator[Path]:
     for path in survey_folder.iterdir():
-        if path.is_dir() and not path.name.startswith(".") and path.name != HISTORY_FOLDER:
+        if path.is_dir() and not path.name.startswith(".") and path.name not in (HISTORY_FOLDER, PACKS_FOLDER):
             yield path
 
 

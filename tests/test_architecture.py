@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
-LIGHT_FOR_MODEL = {f"pipeline.{name}" for name in ("sequences", "manifest", "atomic", "bands", "errors", "validation")}
+LIGHT_FOR_MODEL = {
+    f"pipeline.{name}" for name in ("sequences", "manifest", "pack", "atomic", "bands", "errors", "validation")
+}
 
 
 def imports(file: Path) -> set[str]:
@@ -58,7 +60,13 @@ def loaded_by(statement: str) -> set[str]:
 
 def test_reading_a_dataset_loads_neither_astropy_nor_torch() -> None:
     """A training machine needs only the light half of the pipeline; `import pipeline` costs nothing."""
-    assert not loaded_by("import pipeline.manifest") & {"astropy", "torch", "prefect", "scipy", "httpx"}
+    assert not loaded_by("import pipeline.manifest, pipeline.packing") & {
+        "astropy",
+        "torch",
+        "prefect",
+        "scipy",
+        "httpx",
+    }
 
 
 def test_planning_loads_astroquery_only_where_a_database_is_asked() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,9 @@ from model.config import preset
 from model.data import Loader, pack_dataset, pack_sequences
 from model.train import draw_balanced
 from pipeline.errors import DatasetError
-from pipeline.manifest import open_dataset
+from pipeline.manifest import Dataset, open_dataset
+from pipeline.naming import pack_dir
+from pipeline.packing import pack_dataset as write_pack
 
 SMALL = preset("small")
 CPU = torch.device("cpu")
@@ -71,6 +75,46 @@ def test_wrong_image_size_is_one_clear_error(tiny_dataset) -> None:
     config = SMALL.updated(model={"size": 48})
     with pytest.raises(DatasetError, match=r"set model\.size to 32"):
         pack_dataset(dataset, dataset.objects, config, CPU)
+
+
+@pytest.mark.parametrize("storage", ["float16", "float32"])
+@pytest.mark.parametrize("bands", [("u", "g", "r", "i", "z"), ("r", "g")])
+def test_a_pack_beside_the_dataset_gives_the_same_tensors_to_the_bit(
+    tiny_dataset, tmp_path, monkeypatch, storage: str, bands: tuple[str, ...]
+) -> None:
+    path = tmp_path / "dataset"
+    shutil.copytree(tiny_dataset, path)
+    dataset, config = open_dataset(path), SMALL.updated(model={"bands": bands}, storage=storage)
+    rows = dataset.objects[1::2][::-1]
+    from_files = pack_dataset(dataset, rows, config, CPU)
+    write_pack(path, dtype=storage)
+    monkeypatch.setattr(Dataset, "sequence", None)  # no file of an object is read any more
+    from_pack = pack_dataset(dataset, rows, config, CPU)
+    for name in ("image_PHW", "band_P", "first_O", "length_O"):
+        expected, found = getattr(from_files, name), getattr(from_pack, name)
+        assert found.dtype == expected.dtype
+        assert found.numpy().tobytes() == expected.numpy().tobytes()
+    assert from_pack.moments_O53.tobytes() == from_files.moments_O53.tobytes()
+    assert (from_pack.object_ids, from_pack.longest) == (from_files.object_ids, from_files.longest)
+
+
+def test_a_pack_of_other_content_is_not_used(tiny_dataset, tmp_path, dataset_writer) -> None:
+    path = tmp_path / "dataset"
+    shutil.copytree(tiny_dataset, path)
+    other = dataset_writer(tmp_path / "other", [("AGN", "spectroscopic")] * 3, n_images=(2, 4))
+    write_pack(other, pack_dir(path, "float16"))
+    dataset = open_dataset(path)
+    pack = pack_dataset(dataset, dataset.objects, SMALL, CPU)
+    assert len(pack.image_PHW) == sum(row.n_images for row in dataset.objects)
+
+
+def test_an_object_without_an_image_in_the_bands_is_named(tmp_path, dataset_writer) -> None:
+    path = dataset_writer(tmp_path / "dataset", [("AGN", "spectroscopic")] * 2, n_images=(1, 1))
+    for _ in ("files", "pack"):
+        dataset = open_dataset(path)
+        with pytest.raises(DatasetError, match="object 1000 has no image in z: leave it out"):
+            pack_dataset(dataset, dataset.objects, SMALL.updated(model={"bands": ("z",)}), CPU)
+        write_pack(path)
 
 
 @pytest.mark.parametrize("choose", ["training", "evaluation"])
