@@ -40,9 +40,9 @@ class Outlook:
 def hold_against_versions(build: Build, archive: Archive) -> Outlook:
     """Find which cells of the build the latest version does not have as they would be now.
 
-    An older version that is all that the build would give is preferred; where the latest was moved away, the newest that
-    is left stands in for it. Files are compared by what the ledger knows
-    of them; nothing is fetched but what a cell lacked before, where `archive` retries that.
+    An older version that is all that the build would give is preferred; where the latest was moved away, the newest
+    that is left stands in for it. Files are compared by what the ledger knows of them; nothing is fetched but what a
+    cell lacked before, where `archive` retries that.
 
     Raises
     ------

@@ -13,6 +13,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
 
 import h5py
 import numpy as np
@@ -165,7 +166,7 @@ def _hdf5(sequence: Sequence) -> bytes:
     creation.set_userblock(SEAL_BYTES)
     creation.set_obj_track_times(False)
     contiguous.set_obj_track_times(False)
-    file = h5f.create(b"sequence", h5f.ACC_TRUNC, creation, access)
+    file = h5f.create(_own_name(), h5f.ACC_TRUNC, creation, access)
     try:
         _set(file, "schema_version", SCHEMA_VERSION)
         _set(file, "unit", "nanomaggy")
@@ -229,11 +230,16 @@ def _check_seal(content: bytes, path: Path) -> None:
         )
 
 
+def _own_name() -> bytes:
+    """A name for a file in memory: HDF5 takes two of the same name for the same file, in other threads too."""
+    return uuid4().hex.encode()
+
+
 def _in_memory(body: bytes) -> h5py.File:
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_fapl_core(_GROWTH_BYTES, False)
     access.set_file_image(body)
-    return h5py.File(h5f.open(b"sequence", h5f.ACC_RDONLY, access))
+    return h5py.File(h5f.open(_own_name(), h5f.ACC_RDONLY, access))
 
 
 def _read(file: h5py.File, path: Path, *, sealed: bool) -> Sequence:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -111,6 +112,19 @@ def test_every_flipped_byte_of_a_file_is_found(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(SequenceError, match=r"679\.h5"):
             open_sequence(path)
+
+
+def test_threads_write_and_read_each_its_own_file(tmp_path: Path) -> None:
+    """HDF5 would take files in memory of equal name for one."""
+
+    def there_and_back(number: int) -> tuple[int, float]:
+        path = tmp_path / f"{number % 50}.h5"
+        write_sequence(path, dataclasses.replace(make_sequence(4, 8, number % 50), ra_deg=float(number % 50)))
+        return number % 50, open_sequence(path).ra_deg
+
+    with ThreadPoolExecutor(4) as threads:
+        for expected, found in threads.map(there_and_back, range(400)):
+            assert found == expected
 
 
 def test_plain_h5py_reads_it_and_finds_units(tmp_path: Path) -> None:
