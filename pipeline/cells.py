@@ -23,7 +23,7 @@ from pipeline.atomic import storing, write_text
 from pipeline.catalog import Target
 from pipeline.cellstars import StarCheck, detection_uses, star_check
 from pipeline.cutting import FrameCut
-from pipeline.errors import ArchiveError
+from pipeline.errors import ArchiveError, ConfigError
 from pipeline.fetching import Outcome, Source, cut_frames, uses
 from pipeline.manifest import Skip, file_sha256
 from pipeline.naming import CELLS_FOLDER, LOCKS_FOLDER, sequence_path
@@ -164,11 +164,13 @@ def _alone(dataset: Path, cell_id: str) -> Iterator[None]:
 
 
 def read_marker(dataset: Path, cell_id: str) -> CellResult | None:
-    """The content of a cell's done-marker; None where there is none that can be read."""
+    """The content of a cell's done-marker; None where there is none that can be read, or that speaks of other files."""
     try:
-        return CellResult.model_validate_json(_marker(dataset, cell_id).read_bytes())
-    except (OSError, ValidationError):
+        result = CellResult.model_validate_json(_marker(dataset, cell_id).read_bytes())
+        in_place = all(row["file"] == sequence_path(row["object_id"]) for row in result.objects)
+    except (OSError, ValidationError, ConfigError, KeyError, TypeError):
         return None
+    return result if result.cell_id == cell_id and in_place else None
 
 
 def cell_files(result: CellResult) -> dict[str, str | None]:

@@ -17,6 +17,7 @@ from pipeline.errors import DatasetError
 from pipeline.manifest import Dataset, ObjectRow
 from pipeline.naming import CHANGES_FILE, SKIPS_FILE
 from pipeline.sequences import Sequence
+from pipeline.validation import explain
 
 Kind = Literal["added", "changed", "removed"]
 ImageKey = tuple[int, int, int, int, int]
@@ -64,8 +65,10 @@ def read_changes(dataset: Dataset) -> Changes:
     path = dataset.path / CHANGES_FILE
     try:
         return Changes.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise DatasetError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise DatasetError(f"cannot read {path}: {error.strerror}; copy the version from where it is whole") from error
+    except ValidationError as error:
+        raise DatasetError(f"{path} is damaged: {explain(error)}; copy the version from where it is whole") from error
 
 
 def compare(old: Dataset | None, new: Dataset) -> Changes:

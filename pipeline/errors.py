@@ -66,6 +66,10 @@ class DatasetError(PipelineError):
     """A dataset directory is missing, incomplete or contradicts its manifest."""
 
 
+class NewerSchema(DatasetError):
+    """A dataset is of a schema version that only newer software reads."""
+
+
 class ReportError(PipelineError):
     """A run or a truth folder that a report shall show is incomplete, not readable, or of another dataset."""
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.atomic import replacing, write_text
-from pipeline.errors import ConfigError, DatasetError
+from pipeline.errors import ConfigError, DatasetError, NewerSchema
 from pipeline.naming import DATASET_FILE, LATEST_FILE, MANIFEST_FILE, check_version, sequence_path
 from pipeline.sequences import SCHEMA_VERSION, Sequence, open_sequence
 from pipeline.statistics import FoldStatistics
@@ -234,7 +234,9 @@ def read_info(path: Path) -> DatasetInfo:
     """
     file = path / DATASET_FILE
     try:
-        info = DatasetInfo.model_validate(_present(json.loads(file.read_bytes())))
+        content = json.loads(file.read_bytes())
+        _refuse_newer(content, path)
+        info = DatasetInfo.model_validate(_present(content))
     except FileNotFoundError as error:
         raise DatasetError(f"{path} is not a dataset: it has no {DATASET_FILE}; was the build finished?") from error
     except OSError as error:
@@ -243,11 +245,14 @@ def read_info(path: Path) -> DatasetInfo:
         raise DatasetError(f"{file} is not a dataset description: {explain(error)}") from error
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{file} is not a dataset description: {error}") from error
-    if info.schema_version > SCHEMA_VERSION:
-        raise DatasetError(
-            f"{path} has schema version {info.schema_version}, this software reads 1 to {SCHEMA_VERSION}: update it"
-        )
     return info
+
+
+def _refuse_newer(content: Any, path: Path) -> None:
+    """Before anything else is looked at: a newer schema may have other keys."""
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise NewerSchema(f"{path} has schema version {version}, this software reads 1 to {SCHEMA_VERSION}: update it")
 
 
 def _present(content: Any) -> Any:

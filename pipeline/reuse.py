@@ -13,7 +13,7 @@ from pipeline.archive import Archive
 from pipeline.atomic import replacing, storing, sync_dir
 from pipeline.build import Build
 from pipeline.cells import cell_files, read_marker, why_not_done
-from pipeline.errors import DatasetError
+from pipeline.errors import DatasetError, NewerSchema
 from pipeline.manifest import Dataset, file_sha256, open_dataset
 from pipeline.versions import Version, versions
 
@@ -63,6 +63,8 @@ def hold_against_versions(build: Build, archive: Archive) -> Outlook:
 
 
 def _hold_against(version: Version, build: Build, archive: Archive) -> Outlook:
+    if version.newer:
+        raise NewerSchema(version.problem)
     if version.problem:
         raise DatasetError(
             f"{version.path} is published but damaged: {version.problem}; look with `s82 dataset verify`, and move it "

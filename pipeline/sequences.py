@@ -216,6 +216,8 @@ def open_sequence(path: str | os.PathLike[str]) -> Sequence:
 
 
 def _content(path: Path) -> bytes:
+    if path.exists() and not path.is_file():
+        raise SequenceError(f"{path} is not a file")
     with path.open("rb") as file:
         if (n_bytes := os.fstat(file.fileno()).st_size) > MAX_BYTES:
             raise SequenceError(f"{path} has {n_bytes} bytes, more than the {MAX_BYTES} allowed")

@@ -49,6 +49,8 @@ def verify_file(path: Path) -> list[Problem]:
     DatasetError
         It is neither.
     """
+    if path.name == SUMS_FILE:
+        return verify_dataset(path.parent)
     folder = next((parent for parent in path.absolute().parents if (parent / SUMS_FILE).is_file()), None)
     if folder is None and path.suffix != ".h5":
         raise DatasetError(
@@ -84,7 +86,9 @@ def verify_dataset(path: str | Path) -> list[Problem]:
         It cannot even be opened.
     """
     dataset = open_dataset(path)
-    sums = read_sums(dataset.path) if dataset.info.schema_version > 2 else None
+    # Not by what dataset.json says of its version alone, which a flipped bit changes.
+    has_sums = dataset.info.schema_version > 2 or (dataset.path / SUMS_FILE).exists()
+    sums = read_sums(dataset.path) if has_sums else None
     found = list(_listed_problems(dataset.path, sums)) if sums is not None else []
     damaged = {problem.file for problem in found}
     for row in dataset.objects:

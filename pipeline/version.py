@@ -30,5 +30,5 @@ def software_versions() -> dict[str, str]:
 
 def installed_packages() -> str:
     """Everything that is installed here, as a requirements file: with it the environment can be made again."""
-    found = {one.metadata["Name"]: one.version for one in distributions()}
+    found = {name: one.version for one in distributions() if (name := one.metadata["Name"])}  # a broken one has none
     return "".join(f"{name}=={found[name]}\n" for name in sorted(found, key=str.lower) if name != DISTRIBUTION)

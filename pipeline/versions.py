@@ -12,8 +12,9 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,9 +24,17 @@ from filelock import FileLock, Timeout
 from pydantic import AwareDatetime, BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, ValidationError
 
 from pipeline.atomic import storing, sync_dir, write_text
-from pipeline.errors import ConfigError, DatasetError
+from pipeline.errors import ConfigError, DatasetError, NewerSchema
 from pipeline.manifest import DatasetInfo, read_info
-from pipeline.naming import DATASET_FILE, LATEST_FILE, OBJECTS_FOLDER, PACKS_FOLDER, SUMS_FILE, check_version
+from pipeline.naming import (
+    DATASET_FILE,
+    LATEST_FILE,
+    OBJECTS_FOLDER,
+    PACKS_FOLDER,
+    SUMS_FILE,
+    building_dir,
+    check_version,
+)
 from pipeline.sums import read_sums
 from pipeline.validation import explain
 
@@ -62,6 +71,8 @@ class Version:
     info: DatasetInfo | None
     problem: str
     """What of it is gone; empty when every file is there (`verify` reads them, too)."""
+    newer: bool
+    """Whether only newer software can tell."""
     latest: bool
 
 
@@ -95,11 +106,15 @@ def versions(survey_folder: Path) -> list[Version]:
     DatasetError
         There is no such folder, or a record of its history is damaged.
     """
-    if not survey_folder.is_dir():
-        raise DatasetError(f"{survey_folder} is not the folder of a survey's datasets: give datasets/<survey>")
+    _check_is_survey(survey_folder)
     latest = latest_version(survey_folder)
     found = [_version(path, latest) for path in _version_folders(survey_folder)]
     return sorted(found, key=lambda version: (version.record.number if version.record else 0, version.name))
+
+
+def _check_is_survey(folder: Path) -> None:
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is not there: no dataset of that survey was built below this root")
 
 
 def _version_folders(survey_folder: Path) -> Iterator[Path]:
@@ -109,14 +124,14 @@ def _version_folders(survey_folder: Path) -> Iterator[Path]:
 
 
 def _version(path: Path, latest: str | None) -> Version:
-    info, problem = None, ""
+    info, problem, newer = None, "", False
     try:
         info = read_info(path)
         if info.schema_version > 2 and (lost := [name for name in read_sums(path) if not (path / name).is_file()]):
             problem = f"{len(lost)} files are missing, first {lost[0]}"
     except DatasetError as error:
-        problem = str(error)
-    return Version(path.name, path, read_record(path), info, problem, latest == path.name)
+        problem, newer = str(error), isinstance(error, NewerSchema)
+    return Version(path.name, path, read_record(path), info, problem, newer, latest == path.name)
 
 
 def read_record(version_folder: Path) -> Record | None:
@@ -127,6 +142,7 @@ def read_record(version_folder: Path) -> Record | None:
     DatasetError
         It is damaged.
     """
+    version_folder = version_folder.absolute()  # `.` has no name
     path = _record_path(version_folder.parent, version_folder.name)
     try:
         record = Record.model_validate_json(path.read_bytes())
@@ -193,6 +209,7 @@ class Collected:
     """What a garbage collection did, or would do."""
 
     removed: tuple[str, ...]
+    builds_removed: tuple[str, ...]
     kept: tuple[str, ...]
     freed_bytes: int
     """Of files that no other version has."""
@@ -204,12 +221,20 @@ def collect(
     *,
     protected: Collection[str] = (),
     damaged: bool = False,
+    unfinished: bool = False,
     dry_run: bool = False,
 ) -> Collected:
-    """Remove the versions before the newest `keep`, and what an earlier removal left; with `damaged`, those too.
+    """Remove the versions before the newest `keep`, their packs, and what an earlier removal left.
 
     The latest, the protected, and those without a record (copied here by somebody) stay. A version disappears by one
     rename before its files go, so that nobody ever opens one that is half deleted.
+
+    Parameters
+    ----------
+    damaged
+        Remove damaged and half deleted versions, too.
+    unfinished
+        Remove what builds have left that were broken off and do not run now.
 
     Raises
     ------
@@ -220,20 +245,25 @@ def collect(
     """
     if keep < 1:
         raise ConfigError(f"--keep {keep}: at least the newest version stays")
+    _check_is_survey(survey_folder)
     with only_one(survey_folder):
         found = versions(survey_folder)
-        dated = [version.name for version in found if version.record and not version.problem]
-        going = {*dated[:-keep], *(version.name for version in found if damaged and version.problem)}
+        dated = [version for version in found if version.record and not version.newer]
+        going = {version.name for version in [one for one in dated if not one.problem][:-keep]}
+        going |= {version.name for version in dated if damaged and version.problem}
         going -= {*protected, *(version.name for version in found if version.latest)}
-        paths = [version.path for version in found if version.name in going and _is_a_version(version.path)]
-        leftovers = [path for path in survey_folder.glob(f"{DELETING}*") if path.is_dir()]
-        freed = sum(_own_bytes(path) for path in (*paths, *leftovers))
+        gone = [version for version in found if version.name in going and _is_a_version(version.path)]
+        packs = [path for path in (survey_folder / PACKS_FOLDER).glob("*") if path.name.rpartition("-")[0] in going]
+        builds = list(_abandoned(survey_folder)) if unfinished else []
+        folders = [*(version.path for version in gone), *packs, *builds, *survey_folder.glob(f"{DELETING}*")]
+        freed = _freed_bytes(folders)
         if not dry_run:
-            for path in (*map(_hide, paths), *leftovers):
-                with storing(path):
-                    shutil.rmtree(path)
-        removed = tuple(path.name for path in paths)
-        return Collected(removed, tuple(version.name for version in found if version.name not in removed), freed)
+            for folder in folders:
+                with storing(folder):
+                    shutil.rmtree(_hide(folder, survey_folder))
+    removed = tuple(version.name for version in gone)
+    kept = tuple(version.name for version in found if version.name not in removed)
+    return Collected(removed, tuple(path.name for path in builds), kept, freed)
 
 
 def _is_a_version(path: Path) -> bool:
@@ -241,15 +271,32 @@ def _is_a_version(path: Path) -> bool:
     return any((path / name).exists() for name in (DATASET_FILE, SUMS_FILE, OBJECTS_FOLDER))
 
 
-def _hide(path: Path) -> Path:
-    hidden = path.with_name(f"{DELETING}{path.name}-{time.time_ns()}")
-    with storing(path):
-        path.rename(hidden)
-        sync_dir(path.parent)
+def _abandoned(survey_folder: Path) -> Iterator[Path]:
+    """Folders of builds that nobody is at."""
+    for path in survey_folder.glob(building_dir(survey_folder, "", "*").name):
+        if path.is_dir():
+            with suppress(Timeout), FileLock(path.with_suffix(".lock")).acquire(timeout=0):
+                yield path
+
+
+def _hide(path: Path, survey_folder: Path) -> Path:
+    """Give it a name that nobody opens, and that the next collection finds if this one is broken off."""
+    if path.name.startswith(DELETING):
+        return path
+    hidden = survey_folder / f"{DELETING}{path.name}-{time.time_ns()}"
+    path.rename(hidden)
+    sync_dir(path.parent)
     return hidden
 
 
-def _own_bytes(folder: Path) -> int:
-    """Bytes of the files that have no other link."""
-    stats = (os.lstat(Path(where) / name) for where, _, files in os.walk(folder) for name in files)
-    return sum(stat.st_size for stat in stats if stat.st_nlink == 1)
+def _freed_bytes(folders: Iterable[Path]) -> int:
+    """Bytes of the files all links of which are in these folders."""
+    links: Counter[tuple[int, int]] = Counter()
+    stats = {}
+    for folder in folders:
+        for where, _, files in os.walk(folder):
+            for name in files:
+                stat = os.lstat(Path(where) / name)
+                links[stat.st_dev, stat.st_ino] += 1
+                stats[stat.st_dev, stat.st_ino] = stat
+    return sum(stat.st_size for key, stat in stats.items() if links[key] == stat.st_nlink)

@@ -111,13 +111,14 @@ def _print_changes(changes: Changes) -> None:
 @root_option()
 @click.option("--keep", type=click.IntRange(1), required=True, help="How many of the newest versions stay.")
 @click.option("--damaged", is_flag=True, help="Remove damaged and half deleted versions, too.")
+@click.option("--unfinished", is_flag=True, help="Remove what broken-off builds have left, too.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @as_json
-def gc(survey: str, root: str, keep: int, damaged: bool, dry_run: bool, as_json: bool) -> None:
+def gc(survey: str, root: str, keep: int, as_json: bool, **options: bool) -> None:
     """Remove SURVEY's versions before the newest KEEP. The latest stays, and what a run below ROOT was trained on."""
     used = {dataset.removeprefix(f"{survey}-") for dataset in datasets_of_runs(Path(root))}
-    done = collect(survey_dir(Path(root), survey), keep, protected=used, damaged=damaged, dry_run=dry_run)
-    show({"dry_run": dry_run, **asdict(done)}, as_json=as_json)
+    done = collect(survey_dir(Path(root), survey), keep, protected=used, **options)
+    show({"dry_run": options["dry_run"], **asdict(done)}, as_json=as_json)
 
 
 @command.command("verify")

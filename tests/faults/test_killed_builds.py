@@ -17,6 +17,7 @@ from pipeline.simulate.server import ArchiveServer
 from pipeline.sums import files_below
 from pipeline.verify import verify_dataset
 from pipeline.versions import versions
+from tests.faults.conftest import build_cells_without_lock
 from tests.faults.dying import finish, kill_after, start
 
 pytestmark = pytest.mark.xdist_group("killed")
@@ -141,8 +142,6 @@ def test_two_builds_at_once_do_not_spoil_each_other(undisturbed: Undisturbed, tm
 
 def test_two_workers_on_one_cell_leave_what_one_leaves(undisturbed: Undisturbed, tmp_path: Path) -> None:
     """Without the lock of the build, as workers on several machines are: each cell is built once."""
-    from tests.faults.conftest import build_cells_without_lock
-
     root = undisturbed.root_with_cache(tmp_path / "root")
     cut: list[str] = []
     with ThreadPoolExecutor(2) as threads:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,3 +265,39 @@ def test_a_version_that_was_half_deleted_stops_a_refresh_with_what_to_do(site: S
     (first.path / "SHA256SUMS").unlink()
     with pytest.raises(DatasetError, match="half deleted"):
         site.refresh()
+
+
+def small_disk(command: list[str], mount: Path, source: Path, free_bytes: int) -> subprocess.CompletedProcess[str]:
+    """Run a command with a file system at `mount` that holds the datasets of `source` and has so much room left."""
+    script = f"""
+        set -e
+        mount -t tmpfs -o size=1g none "{mount}"
+        cp -r "{source}/datasets" "{mount}"
+        ln -s "{source}/cache" "{source}/index" "{mount}"
+        used=$(df --block-size=1 --output=used "{mount}" | tail -n 1)
+        mount -o remount,size=$((used + {free_bytes})) "{mount}"
+        exec "$@"
+    """
+    return subprocess.run(["unshare", "-rm", "bash", "-c", script, "-", *command], capture_output=True, text=True)
+
+
+def test_a_full_or_read_only_disk_is_one_clear_error_and_leaves_every_version_whole(site: Site, tmp_path: Path) -> None:
+    """On a file system as small as that, really: then there is room again, and the same command goes on."""
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a file system of their own")
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    command = [sys.executable, "-m", "tests.faults.full_disk", site.server.url, str(mount)]
+    done = small_disk(command, mount, site.root, free_bytes=40_000)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    for what, result in said.items():
+        assert (result["wrong"], result["latest"]) == ([], 1), what
+    for what in ("no room for tables", "no room for objects"):
+        assert said[what]["error"] == "StorageError"
+        assert "No space left on device; free some space there and run the same again" in said[what]["message"]
+        assert str(mount) in said[what]["message"]
+    assert said["read-only"]["error"] == "StorageError"
+    assert f"cannot write {mount}" in said["read-only"]["message"]
+    assert "Read-only file system; mount it writable" in said["read-only"]["message"]
+    assert [said[what]["versions"] for what in said] == [1, 1, 1, 2]

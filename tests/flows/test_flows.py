@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -75,24 +76,33 @@ def test_a_large_transfer_is_refused_before_a_frame_is_fetched_unless_it_was_ann
         ).built_now
 
 
-def test_missing_files_are_asked_for_again_and_a_published_version_that_lacks_them_says_what_to_do(
+def test_a_refresh_asks_for_what_is_new_and_publishes_only_that(
     prefect_server: None, tiny_archive: Path, tmp_path: Path
 ) -> None:
-    """Moved away, it is built again with what the archive has by now."""
+    """A file that the archive lacked makes the next version; then there is nothing new, and no version."""
     from flows.build import build_dataset
-    from pipeline.errors import DatasetError
+    from flows.refresh import refresh_dataset
 
     lost = "/das/imaging/5582/40/corr/4/fpC-005582-r4-0153.fit.gz"
     with ArchiveServer(tiny_archive, faults=[Fault(lost, "not_found")]) as server:
-        first = build_dataset(survey="tiny", root=tmp_path, archive_root=server.url, workers=2)
-        assert first.skips["not-in-archive"] == 1
-        with pytest.raises(DatasetError, match=r"lacks 1 files .* move .* away"):
-            build_dataset(survey="tiny", root=tmp_path, archive_root=server.url, workers=2, retry_missing=True)
-        first.path.rename(tmp_path / "old")
-        second = build_dataset(survey="tiny", root=tmp_path, archive_root=server.url, workers=2, retry_missing=True)
+        site = {"survey": "tiny", "root": tmp_path, "archive_root": server.url, "workers": 2}
+        first = build_dataset(**site)
+        assert (first.skips["not-in-archive"], first.parent, first.changes["added"]) == (1, None, 14)
+        assert not build_dataset(**site).built_now
+        second = refresh_dataset(**site)
         assert sum(request.path == lost for request in server.requests) == 2
+        third = refresh_dataset(**site, recheck_files=True)
+    assert (second.built_now, second.parent, second.changes["changed"]) == (True, first.dataset_id, 14)
     assert "not-in-archive" not in second.skips
     assert second.counts["images"] > first.counts["images"]
+    assert (third.built_now, third.path, third.changes) == (False, second.path, {})
+    assert verify_dataset(first.path) == verify_dataset(second.path) == []
+
+
+def test_the_reading_shown_in_the_guide_runs(published, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    guide = (Path(__file__).parents[2] / "docs" / "format.md").read_text(encoding="utf-8")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "open_dataset(" in block)
+    exec(compile(code.replace("work/demo/datasets/demo", str(root / "datasets/tiny")), "format.md", "exec"), {})  # noqa: S102
 
 
 def test_a_failed_build_says_which_cell_and_what_to_do(

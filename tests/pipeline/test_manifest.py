@@ -261,6 +261,14 @@ def test_a_dataset_of_schema_2_opens_and_is_checked_by_its_manifest(dataset: Pat
     ]
 
 
+def test_a_version_number_that_rotted_does_not_switch_the_sums_off(dataset: Path) -> None:
+    content = (dataset / DATASET_FILE).read_text()
+    (dataset / DATASET_FILE).write_text(content.replace('"schema_version": 3', '"schema_version": 2'))
+    assert [str(problem) for problem in verify_dataset(dataset)] == [
+        "dataset.json does not have the sha256 of SHA256SUMS"
+    ]
+
+
 def test_a_dataset_of_newer_software_says_so(dataset: Path) -> None:
     content = json.loads((dataset / DATASET_FILE).read_text())
     (dataset / DATASET_FILE).write_text(json.dumps(content | {"schema_version": 4}))
