@@ -93,6 +93,9 @@ def only_one(survey_folder: Path) -> Iterator[None]:
         except Timeout as error:
             raise DatasetError(f"another process has been changing {survey_folder} for over ten minutes") from error
     try:
+        for folder in (survey_folder, survey_folder / HISTORY_FOLDER):
+            for leftover in folder.glob(".*.part"):  # of a process that was killed: nobody else writes here now
+                leftover.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

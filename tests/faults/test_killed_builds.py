@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,8 +48,8 @@ def _link_but_ledger(source: str, target: str) -> None:
 
 
 def sha256_of_all(survey_folder: Path) -> dict[str, str]:
-    """Of every file below the folder but the record of when it was built and the locks."""
-    names = (name for name in files_below(survey_folder) if not name.startswith("history/"))
+    """Of every file below the folder but the records of when it was built and the locks."""
+    names = (name for name in files_below(survey_folder) if not re.fullmatch(r"history/\w+\.json", name))
     return {name: file_sha256(survey_folder / name) for name in names if not name.endswith(".lock")}
 
 
