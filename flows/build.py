@@ -125,29 +125,20 @@ def bring_up_to_date(
     """Build what no version has yet, take over the rest, and publish; nothing, if a version is all that already."""
     logger = get_run_logger()
     logger.info("%s: %s", build.build_id, _outlook(build.summary))
-    with clock("compare"):
-        outlook = step("compare")(hold_against_versions)(build, archive)
-    if outlook.parent is not None and outlook.nothing_to_do:
-        adopt(build, outlook.parent)
-        logger.info("%s is published already at %s", outlook.parent.info.dataset_id, outlook.parent.path)
-        return _published(outlook.parent, outlook, built_now=False)
-    _say_what_and_why(outlook, len(build.plan.cells))
-    check_removals(
-        outlook.parent, {target.object_id for cell in build.plan.cells for target in cell.targets}, max_removed
-    )
-    check_transfer(build.summary, allowed=large_transfer)
-    n_workers = workers or os.cpu_count() or 1
     with exclusive(build):
-        with clock("take over"):
-            step("take-over")(take_over)(build, outlook)
-        with clock("cells"), worker_pool(n_workers) as executor:
-            results = _run_cells(build, archive, executor, n_workers)
-        with clock("publish"):
-            dataset = step("publish")(publish)(
-                build, results, clock.seconds, parent=outlook.parent, max_removed=max_removed
-            )
-    known = outlook.parent is not None and outlook.parent.path == dataset.path
-    published = _published(dataset, outlook, built_now=not known)
+        with clock("compare"):
+            outlook = step("compare")(hold_against_versions)(build, archive)
+        if outlook.parent is not None and outlook.nothing_to_do:
+            adopt(build, outlook.parent)
+            logger.info("%s is published already at %s", outlook.parent.info.dataset_id, outlook.parent.path)
+            return _published(outlook.parent, outlook, built_now=False)
+        _say_what_and_why(outlook, len(build.plan.cells))
+        planned = {target.object_id for cell in build.plan.cells for target in cell.targets}
+        check_removals(outlook.parent, planned, max_removed)
+        check_transfer(build.summary, allowed=large_transfer)
+        known = {path.name for path in build.versions.iterdir()}
+        dataset = _build_and_publish(build, outlook, archive, clock, workers or os.cpu_count() or 1, max_removed)
+    published = _published(dataset, outlook, built_now=dataset.path.name not in known)
     create_table_artifact(
         key="dataset",
         table=[
@@ -157,6 +148,17 @@ def bring_up_to_date(
         description=f"Dataset {published.dataset_id} at {published.path}",
     )
     return published
+
+
+def _build_and_publish(
+    build: Build, outlook: Outlook, archive: Archive, clock: Stopwatch, workers: int, max_removed: float
+) -> Dataset:
+    with clock("take over"):
+        step("take-over")(take_over)(build, outlook)
+    with clock("cells"), worker_pool(workers) as executor:
+        results = _run_cells(build, archive, executor, workers)
+    with clock("publish"):
+        return step("publish")(publish)(build, results, clock.seconds, parent=outlook.parent, max_removed=max_removed)
 
 
 def _say_what_and_why(outlook: Outlook, n_cells: int) -> None:

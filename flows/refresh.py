@@ -16,7 +16,7 @@ from pipeline.costs import CELLS_AT_ONCE
 from pipeline.manifest import open_dataset
 from pipeline.recheck import recheck_sources
 from pipeline.survey import load_survey
-from pipeline.versions import latest_version
+from pipeline.versions import newest, versions
 
 
 @flow(name="refresh-dataset", task_runner=ThreadPoolTaskRunner(max_workers=CELLS_AT_ONCE))  # type: ignore[arg-type]
@@ -56,10 +56,11 @@ def refresh_dataset(
 
 
 def _recheck(build: Build, archive: Archive) -> None:
-    if (latest := latest_version(build.versions)) is None:
+    found = newest(versions(build.versions)) if build.versions.is_dir() else None
+    if found is None:
         return
-    said = step("recheck-files")(recheck_sources)(open_dataset(build.versions / latest), build.survey, archive)
+    said = step("recheck-files")(recheck_sources)(open_dataset(found.path), build.survey, archive)
     get_run_logger().info(
         "of the files behind %s, %d are the same, %d have changed, %d have changed and are refused, %d are gone",
-        latest, said.same, said.changed, said.refused, said.gone,
+        found.name, said.same, said.changed, said.refused, said.gone,
     )  # fmt: skip

@@ -70,7 +70,7 @@ class Archive:
         max_gb = limits.max_gb if limits else None
         self._cache = Cache(cache, max_bytes=None if max_gb is None else int(max_gb * 1e9))
         self._patience = patience or Patience()
-        self._retry_missing = retry_missing
+        self.retry_missing = retry_missing
         self._client = httpx.Client(
             limits=httpx.Limits(max_connections=None),  # bounded per host
             headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},  # archive files are compressed already
@@ -249,7 +249,7 @@ class Archive:
 
     def _refuse_missing(self, wanted: Wanted) -> None:
         """Do not ask again for what these servers said not to have, unless that is wanted, and then once."""
-        if self._retry_missing and wanted.key not in self._missing_now:
+        if self.retry_missing and wanted.key not in self._missing_now:
             return
         if answer := self.ledger.missing(wanted.key, wanted.urls):
             raise NotInArchive(answer)

@@ -33,6 +33,14 @@ def sync_dir(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each of them lasting."""
+    new = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in new[::-1]:
+        sync_dir(one.parent)
+
+
 @contextmanager
 def storing(path: Path) -> Iterator[None]:
     """Inside, a disk that is full, failing or not writable becomes one `StorageError` that names `path`."""
@@ -54,7 +62,7 @@ def replacing(path: Path) -> Iterator[Path]:
         There is no room, or no right, to write; what was at `path` is still there.
     """
     with storing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         descriptor, name = mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(descriptor)
         temporary = Path(name)

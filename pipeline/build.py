@@ -30,7 +30,7 @@ from pipeline.plan import Plan, make_plan
 from pipeline.sequences import SCHEMA_VERSION
 from pipeline.survey import SurveyConfig
 from pipeline.version import PIPELINE_VERSION
-from pipeline.versions import latest_version
+from pipeline.versions import BUILD_LOCK_FILE, latest_version
 
 ID_DIGITS: Final = 12
 
@@ -117,7 +117,7 @@ def _done_cells(survey: SurveyConfig, root: Path, input_hash: str, hashes: Mappi
 
 @contextmanager
 def exclusive(build: Build) -> Iterator[None]:
-    """Be the only process that runs this build, and sweep up what a killed one left half-written.
+    """Be the only process that builds a dataset of this survey, and sweep up what a killed one left half-written.
 
     Raises
     ------
@@ -126,13 +126,15 @@ def exclusive(build: Build) -> Iterator[None]:
     StorageError
         There is no room, or no right, to write.
     """
-    with storing(build.building):
-        build.building.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(build.building.with_suffix(".lock"))
+    with storing(build.versions):
+        build.versions.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(build.versions / BUILD_LOCK_FILE)
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise DatasetError(f"{build.build_id} is being built by another process; wait for it or stop it") from error
+            raise DatasetError(
+                f"a dataset of survey {build.survey.name} is being built by another process; wait for it or stop it"
+            ) from error
     try:
         for leftover in build.building.rglob(".*.part"):
             leftover.unlink(missing_ok=True)

@@ -145,7 +145,7 @@ def _build(
     standards_sha256 = _check_zeropoints(check, stars, survey, harvest, standards_file(dataset, cell.cell_id))
     input_hash = cell.input_hash(survey, check.standards_sha256)
     result = _write_objects(cell, survey, dataset, input_hash, harvest, standards_sha256)
-    write_text(_marker(dataset, cell.cell_id), result.model_dump_json() + "\n")
+    write_text(marker_file(dataset, cell.cell_id), result.model_dump_json() + "\n")
     return result
 
 
@@ -166,7 +166,7 @@ def _alone(dataset: Path, cell_id: str) -> Iterator[None]:
 def read_marker(dataset: Path, cell_id: str) -> CellResult | None:
     """The content of a cell's done-marker; None where there is none that can be read, or that speaks of other files."""
     try:
-        result = CellResult.model_validate_json(_marker(dataset, cell_id).read_bytes())
+        result = CellResult.model_validate_json(marker_file(dataset, cell_id).read_bytes())
         in_place = all(row["file"] == sequence_path(row["object_id"]) for row in result.objects)
     except (OSError, ValidationError, ConfigError, KeyError, TypeError):
         return None
@@ -208,7 +208,8 @@ def why_not_done(
     return None
 
 
-def _marker(dataset: Path, cell_id: str) -> Path:
+def marker_file(dataset: Path, cell_id: str) -> Path:
+    """Where a cell's done-marker is."""
     return dataset / CELLS_FOLDER / f"{cell_id}.json"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.bands import BANDS
-from pipeline.errors import DatasetError
+from pipeline.errors import DatasetError, SequenceError
 from pipeline.manifest import Dataset, ObjectRow
 from pipeline.naming import CHANGES_FILE, SKIPS_FILE
 from pipeline.sequences import Sequence
@@ -77,7 +77,7 @@ def compare(old: Dataset | None, new: Dataset) -> Changes:
     Raises
     ------
     SequenceError, DatasetError
-        A file of a changed object, or a table, cannot be read.
+        A new file of a changed object, or a table, cannot be read.
     """
     before = {row.object_id: row for row in old.objects} if old else {}
     after = {row.object_id: row for row in new.objects}
@@ -91,7 +91,7 @@ def compare(old: Dataset | None, new: Dataset) -> Changes:
             why = reasons["new"].get(object_id, "not in the object list any more")
             objects.append(ObjectChange(object_id=object_id, kind="removed", why=(why,)))
         elif old and was.sha256 != now.sha256:
-            objects.append(_changed(old.sequence(was), new.sequence(now)))
+            objects.append(_changed_or_unreadable(old, was, new, now))
     return _summary(old, new, before, after, tuple(objects))
 
 
@@ -133,6 +133,15 @@ def _why_added(object_id: str, old: Dataset | None, reasons: dict[str, dict[str,
     return f"was left out: {was}" if was else "new in the object list"
 
 
+def _changed_or_unreadable(old: Dataset, was: ObjectRow, new: Dataset, now: ObjectRow) -> ObjectChange:
+    """What rotted in the old version must not stop the new one, which does not rest on it."""
+    try:
+        before = old.sequence(was)
+    except (SequenceError, DatasetError):
+        return ObjectChange(object_id=was.object_id, kind="changed", why=("old file is damaged",))
+    return _changed(before, new.sequence(now))
+
+
 def _changed(old: Sequence, new: Sequence) -> ObjectChange:
     was, now = _images(old), _images(new)
     common = was.keys() & now.keys()
@@ -162,7 +171,7 @@ def _changed(old: Sequence, new: Sequence) -> ObjectChange:
 
 def _why_images(old: Sequence, new: Sequence, pairs: list[tuple[int, int]]) -> Iterator[tuple[str, bool]]:
     """What became different of images that are in both: their frames, their zero points, or how they were cut."""
-    frames = [pair for pair in pairs if _differs(old, pair[0], new, pair[1], ("frame_sha256",))]
+    frames = {pair for pair in pairs if _differs(old, pair[0], new, pair[1], ("frame_sha256",))}
     same_frame = [pair for pair in pairs if pair not in frames]
     zeropoints = [pair for pair in same_frame if _differs(old, pair[0], new, pair[1], _ZEROPOINT)]
     yield "frames changed upstream", bool(frames)

@@ -21,13 +21,12 @@ from pipeline.errors import BadPayload, FrameError, NotInArchive, WorkerDied
 from pipeline.manifest import Skip
 from pipeline.naming import FrameId
 from pipeline.plan import Cell, Exposure
-from pipeline.sources import NO_MASK, NOT_IN_ARCHIVE, frame_files
+from pipeline.sources import BAD_FRAME, BAD_PAYLOAD, NO_MASK, NOT_IN_ARCHIVE, frame_files
 from pipeline.starphot import Positions
 from pipeline.survey import SurveyConfig
 
 SERVER_ADDRESS: Final = re.compile(r"https?://[^/\s]+/")
 """Left out of recorded reasons: the same dataset from another mirror has the same bytes."""
-BAD_PAYLOAD: Final = "bad-payload"
 IN_FLIGHT_PER_WORKER: Final = 3
 """Frames fetched ahead of each decoding worker: enough to never wait, few enough to bound memory."""
 
@@ -164,7 +163,7 @@ def _fetch_and_cut(
             raise WorkerDied(f"a decoding process died while frame {frame} was cut: out of memory?") from error
         except FrameError as error:
             if last_attempt:
-                return _skipped("bad-frame", exposure, frame, error)
+                return _skipped(BAD_FRAME, exposure, frame, error)
             _discard_named(error, job, frame_files(exposure, band, source.survey), source.archive)
     raise AssertionError("unreachable: the last attempt returns")
 

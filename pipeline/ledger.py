@@ -23,6 +23,7 @@ from pipeline.errors import ArchiveError
 
 BUSY_TIMEOUT_S: Final = 60
 VERSION: Final = 1
+PATHS_AT_ONCE: Final = 500
 RATE_MIN_BYTES: Final = 500_000
 """Of a smaller file, the time is that of asking, not of sending."""
 RATE_MIN_FILES: Final = 10
@@ -138,6 +139,16 @@ class Ledger:
         """What the file was when it was last fetched, whether it still lies in the cache or not."""
         rows = self._run("SELECT * FROM origins WHERE archive = ? AND path = ?", key)
         return Origin(*rows[0][2:]) if rows else None
+
+    def sha256_of(self, archive: str, paths: Sequence[str]) -> dict[str, str]:
+        """sha256 of the files of an archive that are known, as they were last fetched, by path."""
+        found: dict[str, str] = {}
+        for start in range(0, len(paths), PATHS_AT_ONCE):
+            piece = paths[start : start + PATHS_AT_ONCE]
+            marks = ", ".join("?" * len(piece))
+            sql = f"SELECT path, sha256 FROM files WHERE archive = ? AND path IN ({marks})"  # noqa: S608  (marks only)
+            found |= dict(self._run(sql, archive, *piece))
+        return found
 
     def record(self, key: Key, origin: Origin) -> None:
         """Take note of a file that is whole and about to be in the cache; it is not missing any more."""

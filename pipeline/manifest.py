@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,6 +83,10 @@ FRAMES_SCHEMA: Final = pa.schema(
         ("zp_flags", pa.int8()),
     ]
 )
+
+
+ROWS_AT_ONCE: Final = 100_000
+"""In one row group: a survey has a million frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +166,16 @@ class Dataset:
         DatasetError
             It is another object's file, or holds another number of images than the manifest says.
         """
-        sequence = open_sequence(self.path / row.file)
+        return self.checked(row, open_sequence(self.path / row.file))
+
+    def checked(self, row: ObjectRow, sequence: Sequence) -> Sequence:
+        """The sequence, which was read from the object's file, if it is the object's.
+
+        Raises
+        ------
+        DatasetError
+            It is not, or holds another number of images than the manifest says.
+        """
         found, expected = (sequence.object_id, len(sequence)), (row.object_id, row.n_images)
         if found != expected:
             raise DatasetError(
@@ -298,9 +312,10 @@ def read_table(path: Path) -> pa.Table:
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:
     """Write rows as Parquet, atomically, the same bytes for the same content."""
-    table = pa.Table.from_pylist(list(rows), schema=schema)
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+    left = iter(rows)
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        while piece := list(islice(left, ROWS_AT_ONCE)):
+            writer.write_table(pa.Table.from_pylist(piece, schema=schema))
 
 
 def write_info(path: Path, info: DatasetInfo) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -48,10 +49,12 @@ from pipeline.splits import NO_FOLD, assign_folds, duplicate_groups
 from pipeline.statistics import band_statistics
 from pipeline.sums import files_below, write_sums
 from pipeline.transfer import file_url
+from pipeline.verify import verify_dataset
 from pipeline.version import installed_packages, software_versions
-from pipeline.versions import latest_version, only_one, point_latest, write_record
+from pipeline.versions import hide, latest_version, note_plan, only_one, point_latest, versions, write_record
 from pipeline.zeropoints import ZeropointFlag
 
+LOG: Final = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 
@@ -96,7 +99,7 @@ def publish(
     write_table(build.building / FRAMES_FILE, frames, FRAMES_SCHEMA)
     packages = installed_packages()
     write_text(build.building / PACKAGES_FILE, packages)
-    version = _content_version(rows, skips, frames)
+    version = _content_version(rows, skips, frames, results)
     info = _describe(build, version, results, rows, skips, frames, packages)
     write_info(build.building, info)
     changes = compare(parent, open_dataset(build.building))
@@ -134,14 +137,26 @@ def check_removals(parent: Dataset | None, present: set[str], max_removed: float
 def _make_visible(build: Build, version: str, parent: Dataset | None, seconds: Mapping[str, float]) -> Dataset:
     target = build.versions / version
     with only_one(build.versions), storing(target):
+        if target.exists() and not _is_whole(target):
+            LOG.warning("%s is damaged: it is replaced by what was built now, which is the same whole", target)
+            hide(target, build.versions)
         if target.exists():
-            shutil.rmtree(build.building)
+            note_plan(build.versions, version, build.input_hash)
         else:
-            write_record(build.versions, version, parent.path.name if parent else None, seconds)
+            write_record(build.versions, version, parent.path.name if parent else None, seconds, build.input_hash)
             build.building.rename(target)
             sync_dir(target.parent)
         point_latest(build.versions, version)
+        if build.building.exists():
+            shutil.rmtree(build.building)
     return open_dataset(target)
+
+
+def _is_whole(version: Path) -> bool:
+    try:
+        return not verify_dataset(version)
+    except DatasetError:
+        return False
 
 
 def adopt(build: Build, dataset: Dataset) -> None:
@@ -158,13 +173,24 @@ def _place_in_folds(rows: Sequence[Row], build: Build, parent: Dataset | None) -
     splits = build.survey.splits
     ra_deg, dec_deg = (np.array([row[key] for row in rows]) for key in ("ra_deg", "dec_deg"))
     groups = duplicate_groups(ra_deg, dec_deg, splits.duplicate_radius_arcsec)
-    same_rule = parent is not None and parent.info.survey.get("splits") == splits.model_dump(mode="json")
-    before = {row.object_id: row.fold for row in parent.objects} if parent and same_rule else {}
+    before = _earlier_folds(build, parent)
     kept = np.array([before.get(row["object_id"], NO_FOLD) for row in rows], dtype=np.int16)
     folds = assign_folds(objects, groups, folds=splits.folds, seed=splits.seed, kept=kept)
     names: dict[int, str] = {}
     for row, group, fold in zip(rows, groups.tolist(), folds.tolist(), strict=True):
         row |= {"group": names.setdefault(group, row["object_id"]), "fold": fold}
+
+
+def _earlier_folds(build: Build, parent: Dataset | None) -> dict[str, int]:
+    """The fold that each object has had last, in the versions that are left and dealt folds by the same rule."""
+    rule = build.survey.splits.model_dump(mode="json")
+    folds: dict[str, int] = {}
+    if parent is not None:
+        paths = [version.path for version in versions(build.versions) if not version.problem]
+        for dataset in (*map(open_dataset, paths), parent):
+            if dataset.info.survey.get("splits") == rule:
+                folds |= {row.object_id: row.fold for row in dataset.objects}
+    return folds
 
 
 def _skips(build: Build, results: Iterable[CellResult]) -> list[Skip]:
@@ -180,13 +206,16 @@ _COUNTED: Final = ("n_thumbnails", "n_partly_covered")
 def _unique_frames(build: Build, results: Iterable[CellResult]) -> list[Row]:
     """One row per frame, with its address: neighbouring cells may both have read it."""
     frames: dict[tuple[str, str], Row] = {}
+    first_url = {archive.name: archive.base_urls[0] for archive in build.survey.archives}
     for result in results:
         for row in result.frames:
-            seen = frames.setdefault((row["archive"], row["path"]), {**row, **dict.fromkeys(_COUNTED, 0)})
+            key = row["archive"], row["path"]
+            if (seen := frames.get(key)) is None:
+                frames[key] = {**row, "url": file_url(first_url[key[0]], key[1])}
+                continue
             for count in _COUNTED:
                 seen[count] += row[count]
-    first_url = {archive.name: archive.base_urls[0] for archive in build.survey.archives}
-    return [frames[key] | {"url": file_url(first_url[key[0]], key[1])} for key in sorted(frames)]
+    return [frames[key] for key in sorted(frames)]
 
 
 def _remove_strays(building: Path, results: Iterable[CellResult]) -> None:
@@ -198,13 +227,20 @@ def _remove_strays(building: Path, results: Iterable[CellResult]) -> None:
             (building / name).unlink()
 
 
-def _content_version(rows: Iterable[Row], skips: Iterable[Skip], frames: Iterable[Row]) -> str:
-    """A hash of what the tables say, however they are written: the same content is the same version."""
+def _content_version(
+    rows: Iterable[Row], skips: Iterable[Skip], frames: Iterable[Row], results: Iterable[CellResult]
+) -> str:
+    """A hash of what the tables say, however they are written, and of what cells are made of.
+
+    The same content is the same version; cells of another configuration are not, even if the same came of them: the
+    next build takes over what a version says to be made as it would make it.
+    """
     digest = hashlib.sha256()
     tables = (
         [[row[key] for key in ("object_id", "sha256", "fold", "group")] for row in rows],
         sorted([skip.reason, skip.object_id, skip.frame] for skip in skips),
         [[row[key] for key in ("archive", "path", "sha256", "calibration_sha256", "mask_sha256")] for row in frames],
+        [[result.cell_id, result.input_hash] for result in results],
     )
     for table in tables:
         digest.update(json.dumps(table).encode())

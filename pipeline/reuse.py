@@ -12,10 +12,12 @@ from typing import Final
 from pipeline.archive import Archive
 from pipeline.atomic import replacing, storing, sync_dir
 from pipeline.build import Build
-from pipeline.cells import cell_files, read_marker, why_not_done
+from pipeline.cells import CellResult, cell_files, marker_file, read_marker, why_not_done
 from pipeline.errors import DatasetError, NewerSchema
 from pipeline.manifest import Dataset, file_sha256, open_dataset
-from pipeline.versions import Version, versions
+from pipeline.naming import DATASET_FILE, FRAMES_FILE, MANIFEST_FILE, SKIPS_FILE, SUMS_FILE
+from pipeline.sums import read_sums
+from pipeline.versions import Version, newest, versions
 
 LINK_PART: Final = ".link.part"
 
@@ -52,12 +54,11 @@ def hold_against_versions(build: Build, archive: Archive) -> Outlook:
         A server did not answer.
     """
     found = versions(build.versions) if build.versions.is_dir() else []
-    same = [version for version in found if version.info and version.info.input_hash == build.input_hash]
-    newest = next((version for version in found if version.latest), found[-1] if found else None)
-    for version in [*same[::-1], newest]:
-        if version is not None:
+    last = newest(found)
+    for version in [*(one for one in found[::-1] if _is_of(build, one)), last]:
+        if version is not None and (version is last or not version.problem):
             outlook = _hold_against(version, build, archive)
-            if outlook.nothing_to_do or version is newest:
+            if outlook.nothing_to_do or version is last:
                 return outlook
     return Outlook(None, {cell.cell_id: "new" for cell in build.plan.cells}, same_plan=False)
 
@@ -70,13 +71,41 @@ def _hold_against(version: Version, build: Build, archive: Archive) -> Outlook:
             f"{version.path} is published but damaged: {version.problem}; look with `s82 dataset verify`, and move it "
             "away to build without it"
         )
-    parent = open_dataset(version.path)
+    sums = _sums_of_tables(version)
     to_build = {}
     for cell in build.plan.cells:
-        marker = read_marker(version.path, cell.cell_id)
+        marker = _believable_marker(version.path, cell.cell_id, sums)
         if why := why_not_done(marker, cell, build.standards_sha256, build.survey, archive):
             to_build[cell.cell_id] = why
-    return Outlook(parent, to_build, same_plan=parent.info.input_hash == build.input_hash)
+    return Outlook(open_dataset(version.path), to_build, same_plan=_is_of(build, version))
+
+
+def _sums_of_tables(version: Version) -> Mapping[str, str]:
+    """The version's list of sums, which its tables and description are held against before anything rests on them."""
+    if version.info is None or version.info.schema_version < 3:
+        return {}
+    sums = read_sums(version.path)
+    for name in (MANIFEST_FILE, SKIPS_FILE, FRAMES_FILE, DATASET_FILE):
+        if file_sha256(version.path / name) != sums.get(name):
+            raise DatasetError(
+                f"{version.path / name} does not have the sha256 of {SUMS_FILE}: copy it from where it is whole, or "
+                "move the version away to build without it"
+            )
+    return sums
+
+
+def _believable_marker(version: Path, cell_id: str, sums: Mapping[str, str]) -> CellResult | None:
+    """A cell's done-marker, if it is the one that was published."""
+    file = marker_file(version, cell_id)
+    if not file.is_file() or file_sha256(file) != sums.get(file.relative_to(version).as_posix()):
+        return None
+    return read_marker(version, cell_id)
+
+
+def _is_of(build: Build, version: Version) -> bool:
+    """Whether the version came of this very plan."""
+    plans = version.record.plans if version.record else ()
+    return build.input_hash in plans or (version.info is not None and version.info.input_hash == build.input_hash)
 
 
 def take_over(build: Build, outlook: Outlook) -> int:
@@ -109,7 +138,7 @@ def share_equal_files(parent: Dataset, building: Path, sha256_of: Mapping[str, s
         if sha256_of.get(row.file) != row.sha256 or not source.is_file() or source.samefile(target):
             continue
         if file_sha256(source) == row.sha256:  # it may have rotted, and then must not be spread
-            _link(source, target)
+            _link(source, target, or_copy=False)
 
 
 def _link_all(source: Path, target: Path, names: Iterable[str]) -> None:
@@ -120,9 +149,9 @@ def _link_all(source: Path, target: Path, names: Iterable[str]) -> None:
         sync_dir(folder)
 
 
-def _link(source: Path, target: Path) -> None:
+def _link(source: Path, target: Path, *, or_copy: bool = True) -> None:
     """Let `target` be the very file `source`; across devices, or where links are not to be had, a copy of it."""
-    if not source.is_file() or (target.exists() and target.samefile(source)):
+    if source.is_symlink() or not source.is_file() or (target.exists() and target.samefile(source)):
         return
     with storing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +160,8 @@ def _link(source: Path, target: Path) -> None:
         try:
             os.link(source, part)
         except OSError:  # EXDEV, EPERM, EMLINK, ENOTSUP: each file system has its own word for no
-            with replacing(target) as copy:
-                shutil.copyfile(source, copy)
+            if or_copy:
+                with replacing(target) as copy:
+                    shutil.copyfile(source, copy)
             return
         part.replace(target)

@@ -201,27 +201,41 @@ def open_sequence(path: str | os.PathLike[str]) -> Sequence:
         what is wrong.
     """
     path = Path(path)
+    return parse_sequence(read_content(path), path)
+
+
+def parse_sequence(content: bytes, path: Path) -> Sequence:
+    """As `open_sequence`, from the content of the file, which is named `path` where it is bad."""
     try:
-        content = _content(path)
         if sealed := looks_sealed(content):
             _check_seal(content, path)
         with _in_memory(content[SEAL_BYTES:] if sealed else content) as file:
             return _read(file, path, sealed=sealed)
     except PipelineError:
         raise
-    except FileNotFoundError as error:
-        raise SequenceError(f"no sequence at {path}: rebuild the dataset, or fetch the file again") from error
     except Exception as error:  # h5py passes on whatever its C library stumbles over in a damaged file
         raise SequenceError(f"{path} is not a readable sequence: {type(error).__name__}: {error}") from error
 
 
-def _content(path: Path) -> bytes:
+def read_content(path: Path) -> bytes:
+    """Read a file that should be a sequence.
+
+    Raises
+    ------
+    SequenceError
+        It is missing, no file, not readable or too large.
+    """
     if path.exists() and not path.is_file():
         raise SequenceError(f"{path} is not a file")
-    with path.open("rb") as file:
-        if (n_bytes := os.fstat(file.fileno()).st_size) > MAX_BYTES:
-            raise SequenceError(f"{path} has {n_bytes} bytes, more than the {MAX_BYTES} allowed")
-        return file.read(MAX_BYTES)
+    try:
+        with path.open("rb") as file:
+            if (n_bytes := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+                raise SequenceError(f"{path} has {n_bytes} bytes, more than the {MAX_BYTES} allowed")
+            return file.read(MAX_BYTES)
+    except FileNotFoundError as error:
+        raise SequenceError(f"no sequence at {path}: rebuild the dataset, or fetch the file again") from error
+    except OSError as error:
+        raise SequenceError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _check_seal(content: bytes, path: Path) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pipeline.archive import Archive
 from pipeline.bands import Band
-from pipeline.errors import BadPayload, NotInArchive
+from pipeline.errors import BadPayload, ChangedUpstream, NotInArchive
 from pipeline.ledger import Key
 from pipeline.naming import FrameId, calibration_path, frame_path, mask_path
 from pipeline.plan import Cell, Exposure
@@ -18,6 +18,9 @@ from pipeline.survey import SurveyConfig
 
 NOT_IN_ARCHIVE: Final = "not-in-archive"
 NO_MASK: Final = "no-mask"
+BAD_PAYLOAD: Final = "bad-payload"
+BAD_FRAME: Final = "bad-frame"
+_MAY_COME: Final = (NOT_IN_ARCHIVE, NO_MASK, BAD_PAYLOAD, BAD_FRAME)
 """Reasons of skips that a later run may find gone."""
 
 
@@ -36,8 +39,11 @@ def sources_of(frames: Iterable[Mapping[str, Any]], survey: SurveyConfig) -> Ite
         config = survey.archive(row["archive"])
         frame = FrameId(config.layout, *(row[key] for key in ("run", "rerun", "camcol", "field", "band")))
         yield SourceFile(row["archive"], row["path"], row["sha256"])
-        yield SourceFile(row["archive"], calibration_path(frame, sas_root=config.sas_root), row["calibration_sha256"])
-        if row["mask_sha256"]:
+        if row.get("calibration_sha256"):  # before schema version 3 nothing was said of it
+            yield SourceFile(
+                row["archive"], calibration_path(frame, sas_root=config.sas_root), row["calibration_sha256"]
+            )
+        if row.get("mask_sha256"):
             yield SourceFile(row["archive"], mask_path(frame, sas_root=config.sas_root), row["mask_sha256"])
 
 
@@ -51,41 +57,54 @@ def sources_sha256(sources: Iterable[SourceFile]) -> str:
 
 def changed_source(sources: Iterable[SourceFile], archive: Archive) -> SourceFile | None:
     """The first that was fetched since with another content; what the ledger does not know is taken to be the same."""
+    of_archive: dict[str, set[SourceFile]] = defaultdict(set)
     for source in sources:
-        origin = archive.ledger.origin(Key(source.archive, source.path))
-        if origin is not None and origin.sha256 != source.sha256:
-            return source
+        of_archive[source.archive].add(source)
+    for name, files in of_archive.items():
+        known = archive.ledger.sha256_of(name, sorted(file.path for file in files))
+        changed = (file for file in files if known.get(file.path, file.sha256) != file.sha256)
+        if (first := min(changed, default=None)) is not None:
+            return first
     return None
 
 
-def lacks_files(skips: Iterable[Mapping[str, str]]) -> int:
-    """How many frames or masks were left out because their archive said not to have them."""
-    return sum(skip["reason"] in (NOT_IN_ARCHIVE, NO_MASK) for skip in skips)
-
-
 def came_since(skips: Iterable[Mapping[str, str]], cell: Cell, survey: SurveyConfig, archive: Archive) -> str | None:
-    """The first frame of a cell that lacked a file which its archive now gives; None: all are still missing.
+    """The first frame of a cell that was left out, or cut without mask, for a file that is there now; None: none is.
 
-    An archive that does not retry what is missing answers from memory. What comes is kept in the cache.
+    Only an archive that retries what was missing asks its servers. What comes is kept in the cache.
 
     Raises
     ------
     ArchiveError
         A server did not answer after all retries.
     """
-    wanted = {skip["frame"]: skip["reason"] for skip in skips if skip["reason"] in (NOT_IN_ARCHIVE, NO_MASK)}
-    if not wanted:
+    if not archive.retry_missing:
         return None
-    for exposure, band in _frames_of(cell, survey):
+    wanted = {skip["frame"]: skip["reason"] for skip in skips if skip["reason"] in _MAY_COME}
+    for exposure, band in _frames_of(cell, survey) if wanted else ():
         frame = exposure.frame(band)
         if (reason := wanted.get(str(frame))) is None:
             continue
         image, table, planes = frame_files(exposure, band, survey)
-        with suppress(NotInArchive, BadPayload):  # still not there
-            for path in (planes,) if reason == NO_MASK else (image, table):
-                archive.fetch(exposure.archive, path)
+        paths = (planes,) if reason == NO_MASK else (image, table, planes) if reason == BAD_FRAME else (image, table)
+        if _is_there_now(exposure.archive, paths, archive, only_if_changed=reason == BAD_FRAME):
             return str(frame)
     return None
+
+
+def _is_there_now(archive_name: str, paths: Iterable[str], archive: Archive, *, only_if_changed: bool) -> bool:
+    """Whether all files can be had; or, where they could be but were bad, whether any is another one now."""
+    changed = False
+    for path in paths:
+        before = archive.ledger.origin(Key(archive_name, path))
+        try:
+            sha256 = archive.recheck(archive_name, path)
+        except (NotInArchive, BadPayload, ChangedUpstream):
+            if not only_if_changed:
+                return False
+        else:
+            changed |= before is None or before.sha256 != sha256
+    return changed or not only_if_changed
 
 
 def frame_files(exposure: Exposure, band: Band, survey: SurveyConfig) -> tuple[str, str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Final
 from pipeline.errors import DatasetError, PipelineError
 from pipeline.manifest import Dataset, ObjectRow, content_hash, file_sha256, open_dataset
 from pipeline.naming import DATASET_FILE, MANIFEST_FILE, SUMS_FILE
-from pipeline.sequences import open_sequence
+from pipeline.sequences import open_sequence, parse_sequence, read_content
 from pipeline.sums import files_below, read_sums
 
 FETCH_AGAIN: Final = "copy it from where it is whole, or move the version away and build again"
@@ -89,35 +90,33 @@ def verify_dataset(path: str | Path) -> list[Problem]:
     # Not by what dataset.json says of its version alone, which a flipped bit changes.
     has_sums = dataset.info.schema_version > 2 or (dataset.path / SUMS_FILE).exists()
     sums = read_sums(dataset.path) if has_sums else None
-    found = list(_listed_problems(dataset.path, sums)) if sums is not None else []
-    damaged = {problem.file for problem in found}
+    objects = {row.file for row in dataset.objects}
+    found = []
+    if sums is not None:
+        others = {*sums, *files_below(dataset.path)} - {SUMS_FILE, *objects}
+        found += [problem for name in sorted(others) for problem in _sum_problems(dataset.path, name, sums.get(name))]
     for row in dataset.objects:
-        if row.file not in damaged:
-            found += _object_problems(dataset, row, None if sums is None else sums.get(row.file, ""))
+        found += _object_problems(dataset, row, row.sha256 if sums is None else sums.get(row.file))
     if content_hash((row.object_id, row.sha256) for row in dataset.objects) != dataset.info.content_hash:
         found.append(Problem(MANIFEST_FILE, f"does not have the content hash of {DATASET_FILE}", REBUILD))
     return found
 
 
-def _listed_problems(folder: Path, sums: dict[str, str]) -> Iterator[Problem]:
-    """Files that are not what the list says, and files that are not in it."""
-    for name in sorted({*sums, *files_below(folder)} - {SUMS_FILE}):
-        yield from _sum_problems(folder, name, sums.get(name))
-
-
 def _object_problems(dataset: Dataset, row: ObjectRow, listed: str | None) -> Iterator[Problem]:
-    """Whether manifest, list and file agree; `listed` is None for datasets that have no list of sums."""
-    if listed is not None and listed != row.sha256:
+    """Whether manifest, list of sums and file agree; the file is read once."""
+    file = dataset.path / row.file
+    if listed != row.sha256:
         yield Problem(row.file, f"has another sha256 in {MANIFEST_FILE} than in {SUMS_FILE}", REBUILD)
         return
-    if listed is None and not (dataset.path / row.file).is_file():
+    if file.is_symlink() or not file.is_file():
         yield Problem(row.file, "is missing", FETCH_AGAIN)
         return
-    if listed is None and file_sha256(dataset.path / row.file) != row.sha256:
-        yield Problem(row.file, "does not have the sha256 of the manifest", FETCH_AGAIN)
-        return
     try:
-        sequence = dataset.sequence(row)
+        content = read_content(file)
+        if hashlib.sha256(content).hexdigest() != row.sha256:
+            yield Problem(row.file, f"does not have the sha256 of {MANIFEST_FILE}", FETCH_AGAIN)
+            return
+        sequence = dataset.checked(row, parse_sequence(content, file))
     except PipelineError as error:
         yield Problem(row.file, f"cannot be used: {error}", REBUILD)
         return

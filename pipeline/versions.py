@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,6 +42,9 @@ LOG: Final = logging.getLogger(__name__)
 HISTORY_FOLDER: Final = "history"
 DELETING: Final = ".deleting-"
 LOCK_FILE: Final = ".lock"
+"""Held while versions are made visible or removed."""
+BUILD_LOCK_FILE: Final = ".build.lock"
+"""Held while a build runs."""
 LOCK_WAIT_S: Final = 600
 
 
@@ -58,6 +61,8 @@ class Record(BaseModel):
     published_at: AwareDatetime
     seconds: dict[str, NonNegativeFloat]
     """Wall time per step."""
+    plans: tuple[str, ...] = ()
+    """Input hashes of the builds that gave this version: another plan may come to the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,9 @@ def only_one(survey_folder: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=LOCK_WAIT_S)
         except Timeout as error:
-            raise DatasetError(f"another process has been changing {survey_folder} for over ten minutes") from error
+            raise DatasetError(
+                f"another process has been changing {survey_folder} for over ten minutes; wait for it or stop it"
+            ) from error
     try:
         for folder in (survey_folder, survey_folder / HISTORY_FOLDER):
             for leftover in folder.glob(".*.part"):  # of a process that was killed: nobody else writes here now
@@ -169,7 +176,9 @@ def _records(survey_folder: Path) -> list[Record]:
     return [record for name in names if (record := read_record(survey_folder / name)) is not None]
 
 
-def write_record(survey_folder: Path, version: str, parent: str | None, seconds: Mapping[str, float]) -> Record:
+def write_record(
+    survey_folder: Path, version: str, parent: str | None, seconds: Mapping[str, float], plan: str = ""
+) -> Record:
     """Give a version that is about to be published its number. To be called inside `only_one`."""
     records = _records(survey_folder)
     now = datetime.now(UTC)
@@ -180,9 +189,28 @@ def write_record(survey_folder: Path, version: str, parent: str | None, seconds:
             "by their numbers, not by this clock", now, newest.version, newest.published_at,
         )  # fmt: skip
     number = 1 + (newest.number if newest else 0)
-    record = Record(version=version, number=number, parent=parent, published_at=now, seconds=dict(seconds))
-    write_text(_record_path(survey_folder, version), json.dumps(record.model_dump(mode="json"), indent=2) + "\n")
+    record = Record(
+        version=version, number=number, parent=parent, published_at=now, seconds=dict(seconds), plans=(plan,)
+    )
+    _write(survey_folder, record)
     return record
+
+
+def note_plan(survey_folder: Path, version: str, plan: str) -> None:
+    """Take note that this plan, too, gave the version. To be called inside `only_one`."""
+    record = read_record(survey_folder / version)
+    if record is not None and plan not in record.plans:
+        _write(survey_folder, record.model_copy(update={"plans": (*record.plans, plan)}))
+
+
+def _write(survey_folder: Path, record: Record) -> None:
+    text = json.dumps(record.model_dump(mode="json"), indent=2) + "\n"
+    write_text(_record_path(survey_folder, record.version), text)
+
+
+def newest(found: Sequence[Version]) -> Version | None:
+    """Of versions in order, the one to go on from: the latest, or, where that was moved away, the last that is left."""
+    return next((version for version in found if version.latest), found[-1] if found else None)
 
 
 def latest_version(survey_folder: Path) -> str | None:
@@ -263,7 +291,7 @@ def collect(
         if not dry_run:
             for folder in folders:
                 with storing(folder):
-                    shutil.rmtree(_hide(folder, survey_folder))
+                    shutil.rmtree(hide(folder, survey_folder))
     removed = tuple(version.name for version in gone)
     kept = tuple(version.name for version in found if version.name not in removed)
     return Collected(removed, tuple(path.name for path in builds), kept, freed)
@@ -275,15 +303,13 @@ def _is_a_version(path: Path) -> bool:
 
 
 def _abandoned(survey_folder: Path) -> Iterator[Path]:
-    """Folders of builds that nobody is at."""
-    for path in survey_folder.glob(building_dir(survey_folder, "", "*").name):
-        if path.is_dir():
-            with suppress(Timeout), FileLock(path.with_suffix(".lock")).acquire(timeout=0):
-                yield path
+    """Folders of builds, if no build runs."""
+    with suppress(Timeout), FileLock(survey_folder / BUILD_LOCK_FILE).acquire(timeout=0):
+        yield from (path for path in survey_folder.glob(building_dir(survey_folder, "", "*").name) if path.is_dir())
 
 
-def _hide(path: Path, survey_folder: Path) -> Path:
-    """Give it a name that nobody opens, and that the next collection finds if this one is broken off."""
+def hide(path: Path, survey_folder: Path) -> Path:
+    """Give a folder a name that nobody opens and that the next `collect` removes."""
     if path.name.startswith(DELETING):
         return path
     hidden = survey_folder / f"{DELETING}{path.name}-{time.time_ns()}"

@@ -76,11 +76,11 @@ def bring_up_to_date(
         plan = prepare(survey, root, archive, refresh_index=again)
         if recheck:
             recheck_sources(open_dataset(plan.versions), survey, archive)
-        outlook = hold_against_versions(plan, archive)
-        if outlook.parent is not None and outlook.nothing_to_do:
-            adopt(plan, outlook.parent)
-            return outlook.parent
         with exclusive(plan):
+            outlook = hold_against_versions(plan, archive)
+            if outlook.parent is not None and outlook.nothing_to_do:
+                adopt(plan, outlook.parent)
+                return outlook.parent
             take_over(plan, outlook)
             results = [
                 build_cell(cell, survey, archive, executor, plan.building, workers=2, progress=progress)

@@ -147,7 +147,7 @@ def test_an_unchanged_dataset_verifies(dataset: Path) -> None:
         (lambda path: (path / SKIPS_FILE).unlink(), ["skips.parquet is missing"]),
         (write(FRAMES_FILE, b"x"), ["frames.parquet does not have the sha256 of SHA256SUMS"]),
         (write("objects/07/stray.h5", b"x"), ["objects/07/stray.h5 is not in SHA256SUMS"]),
-        (write("objects/07/7.h5", b"x"), ["objects/07/7.h5 does not have the sha256 of SHA256SUMS"]),
+        (write("objects/07/7.h5", b"x"), ["objects/07/7.h5 does not have the sha256 of manifest.parquet"]),
         (lambda path: (path / "objects/07/7.h5").unlink(), ["objects/07/7.h5 is missing"]),
         (
             lambda path: (path / "objects/07/7.h5").unlink() or (path / "objects/07/7.h5").symlink_to("../79/679.h5"),
@@ -257,7 +257,7 @@ def test_a_dataset_of_schema_2_opens_and_is_checked_by_its_manifest(dataset: Pat
     assert verify_dataset(dataset) == []
     (dataset / "objects/07/7.h5").write_bytes(b"x")
     assert [str(problem) for problem in verify_dataset(dataset)] == [
-        "objects/07/7.h5 does not have the sha256 of the manifest"
+        "objects/07/7.h5 does not have the sha256 of manifest.parquet"
     ]
 
 
