@@ -8,16 +8,13 @@ from typing import Any
 import click
 
 from pipeline.survey import load_survey
-from s82.output import as_json, root_option, show
+from s82.options import building
+from s82.output import as_json, show
 
 
 @click.command("build")
-@click.option("--survey", default="demo", show_default=True, help="Name of a shipped survey, or path of a .toml file.")
-@root_option()
-@click.option("--archive-root", help="Address of a local archive, for surveys that do not fix one.")
-@click.option("--workers", type=click.IntRange(1), help="Decoding processes; default one per core.")
+@building
 @click.option("--refresh-index", is_flag=True, help="Ask the servers again which exposures there are.")
-@click.option("--large-transfer", is_flag=True, help="Fetch even more than 1 TB: helpdesk@sdss.org has been told.")
 @click.option("--retry-missing", is_flag=True, help="Ask once more for files that their archives said not to have.")
 @as_json
 def command(survey: str, root: str, archive_root: str | None, as_json: bool, **options: Any) -> None:

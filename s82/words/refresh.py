@@ -8,15 +8,12 @@ from typing import Any
 import click
 
 from pipeline.survey import load_survey
-from s82.output import as_json, root_option, show
+from s82.options import building
+from s82.output import as_json, show
 
 
 @click.command("refresh")
-@click.option("--survey", default="demo", show_default=True, help="Name of a shipped survey, or path of a .toml file.")
-@root_option()
-@click.option("--archive-root", help="Address of a local archive, for surveys that do not fix one.")
-@click.option("--workers", type=click.IntRange(1), help="Decoding processes; default one per core.")
-@click.option("--large-transfer", is_flag=True, help="Fetch even more than 1 TB: helpdesk@sdss.org has been told.")
+@building
 @click.option("--recheck-files", is_flag=True, help="Ask the archives for every file whether it has changed.")
 @click.option(
     "--max-removed",
