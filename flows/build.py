@@ -22,7 +22,7 @@ from pipeline.archive import Archive
 from pipeline.build import Build, exclusive, open_archive, prepare
 from pipeline.cells import CellResult, build_cell
 from pipeline.costs import CELLS_AT_ONCE, PlanSummary, check_transfer
-from pipeline.differences import read_changes
+from pipeline.differences import compare
 from pipeline.errors import DatasetError
 from pipeline.manifest import Dataset
 from pipeline.naming import SKIPS_FILE
@@ -48,9 +48,9 @@ class Published(BaseModel):
     built_now: bool
     """False: an earlier run had published this very dataset."""
     parent: str | None
-    """Id of the version before; None where this is the first."""
+    """Id of the version that was the latest before; None where this is the first."""
     changes: dict[str, int]
-    """Objects added, changed, removed and unchanged since the version before; empty if nothing was built now."""
+    """Objects added, changed, removed and unchanged against that version; empty if it is the same."""
     cells_built: int
     """The others were taken over from the version before."""
 
@@ -129,16 +129,18 @@ def bring_up_to_date(
         with clock("compare"):
             outlook = step("compare")(hold_against_versions)(build, archive)
         if outlook.parent is not None and outlook.nothing_to_do:
-            adopt(build, outlook.parent)
+            before = adopt(build, outlook.parent)
             logger.info("%s is published already at %s", outlook.parent.info.dataset_id, outlook.parent.path)
-            return _published(outlook.parent, outlook, built_now=False)
+            return _published(outlook.parent, before, built_now=False, cells_built=0)
         _say_what_and_why(outlook, len(build.plan.cells))
         planned = {target.object_id for cell in build.plan.cells for target in cell.targets}
         check_removals(outlook.parent, planned, max_removed)
         check_transfer(build.summary, allowed=large_transfer)
         known = {path.name for path in build.versions.iterdir()}
         dataset = _build_and_publish(build, outlook, archive, clock, workers or os.cpu_count() or 1, max_removed)
-    published = _published(dataset, outlook, built_now=dataset.path.name not in known)
+    published = _published(
+        dataset, outlook.parent, built_now=dataset.path.name not in known, cells_built=len(outlook.to_build)
+    )
     create_table_artifact(
         key="dataset",
         table=[
@@ -227,9 +229,10 @@ def build_one_cell(cell_id: str, site: Site) -> CellResult:
     return result
 
 
-def _published(dataset: Dataset, outlook: Outlook, *, built_now: bool) -> Published:
+def _published(dataset: Dataset, before: Dataset | None, *, built_now: bool, cells_built: int) -> Published:
+    """What came of it, held against the version that was the latest before."""
     record = read_record(dataset.path)
-    changes = read_changes(dataset)
+    moved = before is None or before.path != dataset.path
     return Published(
         path=dataset.path,
         dataset_id=dataset.info.dataset_id,
@@ -237,7 +240,7 @@ def _published(dataset: Dataset, outlook: Outlook, *, built_now: bool) -> Publis
         skips=Counter(dataset.table(SKIPS_FILE).column("reason").to_pylist()),
         seconds=record.seconds if record else {},
         built_now=built_now,
-        parent=changes.old,
-        changes=changes.counts if built_now else {},
-        cells_built=len(outlook.to_build) if built_now else 0,
+        parent=before.info.dataset_id if before else None,
+        changes=compare(before, dataset).counts if moved and (built_now or before) else {},
+        cells_built=cells_built,
     )

@@ -40,7 +40,8 @@ def refresh_dataset(
     recheck_files
         Ask the archives for every file behind the latest version whether it has changed; one request per file.
     max_removed
-        Part of the objects that may disappear; more is taken for an accident, and nothing is published.
+        Part of the objects, or of the images, that may disappear; more is taken for an accident, and nothing is
+        published.
     """
     resolved = load_survey(survey).with_root(archive_root)
     clock = Stopwatch()

@@ -9,9 +9,10 @@ H × W pixels. Band ids are 1 to 5, 0 is padding.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ from pipeline.manifest import Dataset, ObjectRow
 from pipeline.pack import Pack as StoredPack
 from pipeline.pack import band_moments, find_pack, stored
 from pipeline.sequences import Sequence as ImageSequence
+
+LOG: Final = logging.getLogger(__name__)
 
 
 class Normalisation(Config):
@@ -100,6 +103,7 @@ def pack_dataset(dataset: Dataset, rows: Sequence[ObjectRow], config: RunConfig,
             f"set model.size to {dataset.info.size} or build a dataset of {config.model.size} px"
         )
     if (packed := find_pack(dataset, config.storage)) is not None:
+        LOG.info("images are taken from the pack %s", packed.path)
         return _take(packed, rows, config.model, device)
     total = sum(row.n_images for row in rows)
     return pack_sequences((dataset.sequence(row) for row in rows), total, config, device)

@@ -15,8 +15,8 @@ from typing import Final
 from pipeline.errors import ConfigError, StorageError
 
 _REMEDIES: Final = {
-    errno.ENOSPC: "free some space there and run the same again: what is written stays",
-    errno.EDQUOT: "free some space there and run the same again: what is written stays",
+    errno.ENOSPC: "free some space there and run the same again",
+    errno.EDQUOT: "free some space there and run the same again",
     errno.EROFS: "mount it writable, or choose another place",
     errno.EACCES: "choose another place, or have it made writable for you",
     errno.EPERM: "choose another place, or have it made writable for you",

@@ -252,7 +252,8 @@ def read_info(path: Path) -> DatasetInfo:
         _refuse_newer(content, path)
         info = DatasetInfo.model_validate(_present(content))
     except FileNotFoundError as error:
-        raise DatasetError(f"{path} is not a dataset: it has no {DATASET_FILE}; was the build finished?") from error
+        what = f"it has no {DATASET_FILE}; was the build finished?" if path.exists() else "there is no such folder"
+        raise DatasetError(f"{path} is not a dataset: {what}") from error
     except OSError as error:
         raise DatasetError(f"{path} is not a dataset: cannot read {DATASET_FILE}: {error.strerror}") from error
     except ValidationError as error:

@@ -239,6 +239,8 @@ def open_pack(folder: str | Path) -> Pack:
 def find_pack(dataset: Dataset, dtype: PixelType) -> Pack | None:
     """The pack of this type at its place beside the dataset, if it is there and has the dataset's content.
 
+    It is read whole and checked, as objects' files are when they are read.
+
     Raises
     ------
     PackError
@@ -248,7 +250,11 @@ def find_pack(dataset: Dataset, dtype: PixelType) -> Pack | None:
     if not (folder / PACK_FILE).exists():
         return None
     pack = open_pack(folder)
-    return pack if pack.is_of(dataset) and pack.info.dtype == dtype else None
+    if not pack.is_of(dataset) or pack.info.dtype != dtype:
+        return None
+    if damaged := next(_damaged_blocks(pack), None):
+        raise PackError(f"{folder} is damaged: {damaged}; `s82 dataset pack` makes it anew")
+    return pack
 
 
 def verify_pack(folder: str | Path) -> list[str]:

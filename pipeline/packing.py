@@ -10,6 +10,7 @@ Shapes: M images of one object, H × W pixels.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 import shutil
@@ -44,9 +45,11 @@ from pipeline.pack import (
     open_pack,
     stored,
     sums,
+    verify_pack,
 )
 from pipeline.sequences import COLUMNS
 
+LOG: Final = logging.getLogger(__name__)
 BLOCK_BYTES: Final = 64 * 2**20
 """Of images in one block, about."""
 MAX_WORKERS: Final = 8
@@ -65,7 +68,7 @@ def pack_dataset(
     workers: int | None = None,
     progress: BlockCallback | None = None,
 ) -> Pack:
-    """Pack a dataset, or continue where a killed run stopped; a finished pack of the same is left as it is.
+    """Pack a dataset, or continue where a killed run stopped; a finished pack of the same that is whole is left as it is.
 
     Parameters
     ----------
@@ -143,7 +146,7 @@ class _Site:
             lock.release()
 
     def published(self) -> Pack | None:
-        """The same pack, if an earlier run has finished it (raises PackError where `out` is anything else)."""
+        """The same pack, whole, if an earlier run has finished it (raises PackError where `out` is anything else)."""
         if not self.out.exists():
             return None
         pack = open_pack(self.out)
@@ -152,6 +155,10 @@ class _Site:
                 f"{self.out} holds a pack of {_what(pack.info)}, not of {_what(self.recipe)}: "
                 "choose another folder, or remove that one"
             )
+        if damaged := verify_pack(self.out):
+            LOG.warning("%s is damaged and made anew: %s", self.out, damaged[0])
+            shutil.rmtree(self.out)
+            return None
         return pack
 
     def prepare(self) -> None:

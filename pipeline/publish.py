@@ -73,7 +73,7 @@ def publish(
     parent
         The version before: objects keep the folds that they have there, and `changes.json` says what is different.
     max_removed
-        Part of the parent's objects that may be missing.
+        Part of the parent's objects, and of its images, that may be missing.
 
     Raises
     ------
@@ -89,6 +89,7 @@ def publish(
     if not rows:
         raise DatasetError(f"{build.build_id}: not one image could be cut; see the reasons in {build.building}")
     check_removals(parent, {str(row["object_id"]) for row in rows}, max_removed)
+    _check_images(parent, sum(row["n_images"] for row in rows), max_removed)
     _place_in_folds(rows, build, parent)
     skips, frames = _skips(build, results), _unique_frames(build, results)
     _remove_strays(build.building, results)
@@ -134,6 +135,16 @@ def check_removals(parent: Dataset | None, present: set[str], max_removed: float
         )
 
 
+def _check_images(parent: Dataset | None, n_images: int, max_removed: float) -> None:
+    """The same for images: an index that has lost runs leaves every object, with fewer images."""
+    before = sum(row.n_images for row in parent.objects) if parent else 0
+    if parent is not None and before - n_images > max_removed * before:
+        raise DatasetError(
+            f"there would be {n_images} images, {parent.info.dataset_id} has {before}; is the index whole, and are the "
+            "archives? Nothing was published. If it is meant, allow it with --max-removed"
+        )
+
+
 def _make_visible(build: Build, version: str, parent: Dataset | None, seconds: Mapping[str, float]) -> Dataset:
     target = build.versions / version
     with only_one(build.versions), storing(target):
@@ -159,11 +170,13 @@ def _is_whole(version: Path) -> bool:
         return False
 
 
-def adopt(build: Build, dataset: Dataset) -> None:
-    """Make a version that is all that `build` would give the latest, if it is not."""
+def adopt(build: Build, dataset: Dataset) -> Dataset | None:
+    """Make a version that is all that `build` would give the latest, if it is not; the one that was, if it is left."""
     with only_one(build.versions):
-        if latest_version(build.versions) != dataset.path.name:
+        before = latest_version(build.versions)
+        if before != dataset.path.name:
             point_latest(build.versions, dataset.path.name)
+    return open_dataset(build.versions / before) if before and (build.versions / before).is_dir() else None
 
 
 def _place_in_folds(rows: Sequence[Row], build: Build, parent: Dataset | None) -> None:

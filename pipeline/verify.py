@@ -39,7 +39,7 @@ def verify(path: Path) -> list[Problem]:
     DatasetError
         It cannot even be opened, or nothing says what it should be.
     """
-    return verify_dataset(path) if path.is_dir() or not path.exists() else verify_file(path)
+    return verify_dataset(path) if path.is_dir() or not (path.exists() or path.suffix) else verify_file(path)
 
 
 def verify_file(path: Path) -> list[Problem]:
@@ -57,16 +57,16 @@ def verify_file(path: Path) -> list[Problem]:
         raise DatasetError(
             f"nothing says what {path} should be: it is no sequence, and no folder above has {SUMS_FILE}"
         )
-    found = []
+    if folder is not None:
+        name = path.absolute().relative_to(folder).as_posix()
+        if found := list(_sum_problems(folder, name, read_sums(folder).get(name))):
+            return found
     if path.suffix == ".h5":
         try:
             open_sequence(path)
         except PipelineError as error:
-            found.append(Problem(str(path), f"cannot be used: {error}", FETCH_AGAIN))
-    if folder is not None:
-        name = path.absolute().relative_to(folder).as_posix()
-        found += _sum_problems(folder, name, read_sums(folder).get(name))
-    return found
+            return [Problem(str(path), f"cannot be used: {error}", "copy it from where it is whole")]
+    return []
 
 
 def _sum_problems(folder: Path, name: str, expected: str | None) -> Iterator[Problem]:

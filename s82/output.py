@@ -29,7 +29,7 @@ def show(content: Mapping[str, Any], *, as_json: bool) -> None:
         return
     width = max(map(len, content), default=0)
     for key, value in content.items():
-        text = json.dumps(value, default=str) if isinstance(value, dict | list) else value
+        text = json.dumps(value, default=str) if isinstance(value, dict | list | tuple) else value
         click.echo(f"{key:<{width}}  {text}")
 
 

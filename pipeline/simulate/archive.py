@@ -22,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.atomic import sync_dir
+from pipeline.atomic import storing, sync_dir
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.naming import (
     CAS_FIELDS,
@@ -98,8 +98,9 @@ def simulate_archive(
     config = simulation_config(survey)
     if out.exists():
         return _existing(out, config)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    with storing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
     try:
         counts, seconds = _write_archive(config, building, workers or len(os.sched_getaffinity(0)), progress)
         building.chmod(0o755)

@@ -20,7 +20,7 @@ from s82.output import as_json, show
     type=click.FloatRange(0, 1),
     default=0.05,
     show_default=True,
-    help="Part of the objects that may disappear; more is taken for an accident.",
+    help="Part of the objects, or of the images, that may disappear; more is taken for an accident.",
 )
 @as_json
 def command(survey: str, root: str, archive_root: str | None, as_json: bool, **options: Any) -> None:

@@ -17,7 +17,7 @@ from pipeline.report import write_object_pages, write_pages, write_report
 @click.option(
     "--truth", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Truth of a simulated archive."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="The page; default report.html.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The page; default report.html.")
 @click.option("--pages", type=click.Path(file_okay=False, path_type=Path), help="Folder for the page and its objects'.")
 @click.option("--object", "object_ids", multiple=True, metavar="ID", help="Page of an object: objects/ID.html; repeat.")
 @click.option(

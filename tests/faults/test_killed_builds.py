@@ -26,7 +26,7 @@ pytestmark = pytest.mark.xdist_group("killed")
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What an undisturbed build leaves, how long it takes with all files in the cache, and the archive it is from."""
+    """What an undisturbed build leaves, how long it takes, and the archive it is from."""
 
     url: str
     root: Path
@@ -57,12 +57,8 @@ def sha256_of_all(survey_folder: Path) -> dict[str, str]:
 def undisturbed(tiny_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbed]:
     root = tmp_path_factory.mktemp("undisturbed")
     with ArchiveServer(tiny_archive) as server:
-        finish(start(server.url, root))
-        files = sha256_of_all(root / "datasets/tiny")
-        shutil.rmtree(root / "datasets")
         seconds = finish(start(server.url, root))
-        assert sha256_of_all(root / "datasets/tiny") == files
-        yield Undisturbed(server.url, root, files, seconds)
+        yield Undisturbed(server.url, root, sha256_of_all(root / "datasets/tiny"), seconds)
 
 
 def assert_nothing_wrong_shows(root: Path) -> None:
@@ -95,13 +91,11 @@ def test_fifty_killed_builds_end_in_the_same_bytes(undisturbed: Undisturbed, tmp
 
 def die_while_publishing(undisturbed: Undisturbed, tmp_path: Path, every: int) -> int:
     """Kill the publication of finished cells at each of its calls of fsync, or each so many-th; how many there were."""
-    finished = undisturbed.root_with_cache(tmp_path / "finished")
-    finish(start(undisturbed.url, finished))
-    (version,) = versions(finished / "datasets/tiny")
+    (version,) = versions(undisturbed.root / "datasets/tiny")
     count = 0
     for count in range(1, 200, every):
         root = tmp_path / str(count)
-        shutil.copytree(finished / "cache", root / "cache", copy_function=_link_but_ledger)
+        undisturbed.root_with_cache(root)
         as_if_killed_before_publishing(version.path, root / "datasets/tiny")
         process = start(undisturbed.url, root, die_at_sync=count)
         process.join()

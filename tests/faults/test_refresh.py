@@ -149,7 +149,9 @@ def test_a_run_goes_and_comes_and_the_result_is_that_of_a_build_from_nothing(sit
     """The same version, by its name and by the hash of its objects; folds come back, too."""
     first, fields, cells = site.latest, (site.archive / FIELDS).read_bytes(), Cells()
     hide_run(site.archive, NEWEST)
-    second = site.refresh(cells)
+    with pytest.raises(DatasetError, match=r"there would be 112 images, tiny-\w+ has 140; is the index whole"):
+        site.refresh(cells)
+    second = site.refresh(max_removed=0.5)
     changes = read_changes(second)
     assert (changes.old, changes.new) == (first.info.dataset_id, second.info.dataset_id)
     assert changes == compare(first, second)

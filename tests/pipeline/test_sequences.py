@@ -123,7 +123,7 @@ def test_threads_write_and_read_each_its_own_file(tmp_path: Path) -> None:
         return number % 50, open_sequence(path).ra_deg
 
     with ThreadPoolExecutor(4) as threads:
-        for expected, found in threads.map(there_and_back, range(400)):
+        for expected, found in threads.map(there_and_back, range(150)):
             assert found == expected
 
 
