@@ -68,7 +68,7 @@ def pack_dataset(
     workers: int | None = None,
     progress: BlockCallback | None = None,
 ) -> Pack:
-    """Pack a dataset, or continue where a killed run stopped; a finished pack of the same that is whole is left as it is.
+    """Pack a dataset, or continue where a killed run stopped; a whole pack of the same is left as it is.
 
     Parameters
     ----------
