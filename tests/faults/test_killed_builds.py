@@ -21,8 +21,6 @@ from pipeline.versions import versions
 from tests.faults.conftest import build_cells_without_lock
 from tests.faults.dying import finish, kill_after, start
 
-pytestmark = pytest.mark.xdist_group("killed")
-
 
 @dataclass(frozen=True)
 class Undisturbed:
@@ -78,10 +76,6 @@ def kill_at_random(undisturbed: Undisturbed, tmp_path: Path, times: int, seed: i
         finish(start(undisturbed.url, root))
         assert sha256_of_all(root / "datasets/tiny") == undisturbed.files
         shutil.rmtree(root)
-
-
-def test_a_killed_build_ends_in_the_same_bytes_when_run_again(undisturbed: Undisturbed, tmp_path: Path) -> None:
-    kill_at_random(undisturbed, tmp_path, times=2, seed=1)
 
 
 @pytest.mark.slow

@@ -30,7 +30,6 @@ from tests.faults.conftest import build, refresh
 
 MASTER = "sas/dr10/boss/papers/supernova/sdsssn_master.dat2"
 FIELDS = "stripe82/Field.csv"
-pytestmark = pytest.mark.xdist_group("refresh")
 NEWEST = "5713"
 FRAME = "das/imaging/5582/40/corr/4/fpC-005582-r4-0153.fit.gz"
 OTHER_FRAME = "das/imaging/5582/40/corr/4/fpC-005582-g4-0153.fit.gz"
@@ -195,6 +194,7 @@ def test_a_frame_that_was_released_again_is_noticed_and_only_its_images_change(s
     assert site.refresh(recheck=True).path == second.path
 
 
+@pytest.mark.slow
 def test_files_that_were_missing_or_spoilt_enter_when_the_archive_has_them(site: Site) -> None:
     first = site.latest
     frame, other = (site.archive / FRAME).read_bytes(), (site.archive / OTHER_FRAME).read_bytes()
@@ -262,6 +262,7 @@ def test_across_devices_files_are_copied(site: Site, monkeypatch: pytest.MonkeyP
     assert {row.sha256 for row in first.objects} == {row.sha256 for row in second.objects}
 
 
+@pytest.mark.slow
 def test_what_rotted_in_the_version_before_is_not_taken_over(site: Site) -> None:
     """An object's file, or the record of a cell: the cells are cut again; the damaged version is left as it is."""
     first = site.latest

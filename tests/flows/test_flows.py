@@ -12,8 +12,6 @@ from pipeline.manifest import open_dataset
 from pipeline.simulate.server import ArchiveServer, Fault
 from pipeline.verify import verify_dataset
 
-pytestmark = pytest.mark.xdist_group("flows")
-
 SHORT = {
     "model": {"images": 9},
     "train": {"epochs": 1, "batch": 4},
@@ -58,39 +56,31 @@ def test_building_the_same_again_changes_nothing(published, tiny_archive: Path, 
     assert fetched == []
 
 
-def test_a_large_transfer_is_refused_before_a_frame_is_fetched_unless_it_was_announced(
+def test_a_large_transfer_is_refused_unless_announced_and_a_refresh_brings_what_was_missing(
     prefect_server: None, tiny_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Catalogue and index come, then the error says whom to write to; with the flag the build goes on."""
-    from flows.build import build_dataset
-    from pipeline.errors import LargeTransfer
+    """Before a frame is fetched, the error says whom to write to; with the flag the build goes on.
 
-    monkeypatch.setattr("pipeline.costs.LARGE_TRANSFER_GB", 0.001)
-    with ArchiveServer(tiny_archive) as server:
-        with pytest.raises(LargeTransfer, match=r"helpdesk@sdss\.org.*--large-transfer"):
-            build_dataset(survey="tiny", root=tmp_path, archive_root=server.url, workers=2)
-        fetched = [request.path for request in server.requests if "frame-" in request.path or "fpC-" in request.path]
-        assert fetched == []
-        assert build_dataset(
-            survey="tiny", root=tmp_path, archive_root=server.url, workers=2, large_transfer=True
-        ).built_now
-
-
-def test_a_refresh_asks_for_what_is_new_and_publishes_only_that(
-    prefect_server: None, tiny_archive: Path, tmp_path: Path
-) -> None:
-    """A file that the archive lacked makes the next version; then there is nothing new, and no version."""
+    A file that the archive lacked then makes the next version; after that there is nothing new, and no version.
+    """
     from flows.build import build_dataset
     from flows.refresh import refresh_dataset
+    from pipeline.errors import LargeTransfer
 
     lost = "/das/imaging/5582/40/corr/4/fpC-005582-r4-0153.fit.gz"
     with ArchiveServer(tiny_archive, faults=[Fault(lost, "not_found")]) as server:
         site = {"survey": "tiny", "root": tmp_path, "archive_root": server.url, "workers": 2}
-        first = build_dataset(**site)
+        with monkeypatch.context() as patch:
+            patch.setattr("pipeline.costs.LARGE_TRANSFER_GB", 0.001)
+            with pytest.raises(LargeTransfer, match=r"helpdesk@sdss\.org.*--large-transfer"):
+                build_dataset(**site)
+            asked = [one.path for one in server.requests if "frame-" in one.path or "fpC-" in one.path]
+            assert asked == []
+            first = build_dataset(**site, large_transfer=True)
         assert (first.skips["not-in-archive"], first.parent, first.changes["added"]) == (1, None, 14)
         assert not build_dataset(**site).built_now
         second = refresh_dataset(**site)
-        assert [request.status for request in server.requests if request.path == lost][:2] == [404, 200]
+        assert [one.status for one in server.requests if one.path == lost][:2] == [404, 200]
         third = refresh_dataset(**site, recheck_files=True)
     assert (second.built_now, second.parent, second.changes["changed"]) == (True, first.dataset_id, 14)
     assert "not-in-archive" not in second.skips

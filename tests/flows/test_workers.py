@@ -24,7 +24,6 @@ def test_a_killed_worker_is_replaced() -> None:
         assert pool.submit(abs, -3).result() == 3
 
 
-@pytest.mark.xdist_group("flows")
 def test_ctrl_c_stops_a_build_within_seconds_and_leaves_no_process(tiny_archive: Path, tmp_path: Path) -> None:
     """The signal goes to the whole process group, as a terminal's does."""
     slow = [Fault("/das/*/fpC-*", "slow", times=1000, delay_s=20)]

@@ -23,7 +23,7 @@ from pipeline.verify import verify_dataset
 from pipeline.zeropoints import ZeropointFlag
 from tests.real.conftest import RealBuild
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("flows")]
+pytestmark = pytest.mark.real
 
 APERTURE_PX = 3.0 / 0.396
 SPOILING = MaskBit.SATUR | MaskBit.CR | MaskBit.UNCOVERED
