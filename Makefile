@@ -25,7 +25,7 @@ demo-real: $(VENV)/.installed  ## The same pipeline on real SDSS files: S82_REAL
 	$(BIN)/s82 demo-real --root $(WORK)/demo-real
 
 test: $(VENV)/.installed  ## The whole test suite
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-remote: $(VENV)/.installed  ## Whether the real SDSS servers are as this software takes them to be, in a minute
 	$(BIN)/pytest tests/remote -m remote_data --tb=line --durations=0
