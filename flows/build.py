@@ -22,7 +22,7 @@ from pipeline.archive import Archive
 from pipeline.build import Build, exclusive, open_archive, prepare
 from pipeline.cells import CellResult, build_cell
 from pipeline.costs import CELLS_AT_ONCE, PlanSummary, check_transfer
-from pipeline.differences import compare
+from pipeline.differences import compare, read_changes
 from pipeline.errors import DatasetError
 from pipeline.manifest import Dataset
 from pipeline.naming import SKIPS_FILE
@@ -232,7 +232,11 @@ def build_one_cell(cell_id: str, site: Site) -> CellResult:
 def _published(dataset: Dataset, before: Dataset | None, *, built_now: bool, cells_built: int) -> Published:
     """What came of it, held against the version that was the latest before."""
     record = read_record(dataset.path)
-    moved = before is None or before.path != dataset.path
+    changes = {}
+    if built_now:
+        changes = read_changes(dataset).counts  # found out when it was published
+    elif before is not None and before.path != dataset.path:
+        changes = compare(before, dataset).counts
     return Published(
         path=dataset.path,
         dataset_id=dataset.info.dataset_id,
@@ -241,6 +245,6 @@ def _published(dataset: Dataset, before: Dataset | None, *, built_now: bool, cel
         seconds=record.seconds if record else {},
         built_now=built_now,
         parent=before.info.dataset_id if before else None,
-        changes=compare(before, dataset).counts if moved and (built_now or before) else {},
+        changes=changes,
         cells_built=cells_built,
     )

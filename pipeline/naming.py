@@ -236,6 +236,9 @@ def index_path(root: Path, survey: str, fingerprint: str) -> Path:
     return root / "index" / f"{survey}-{fingerprint[:12]}.parquet"
 
 
+RUN_CONFIG_FILE = "config.json"
+
+
 def runs_dir(root: Path) -> Path:
     """Directory of all training runs."""
     return root / "runs"

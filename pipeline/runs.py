@@ -6,9 +6,7 @@ import json
 from pathlib import Path
 
 from pipeline.errors import DatasetError
-from pipeline.naming import runs_dir
-
-CONFIG_FILE = "config.json"
+from pipeline.naming import RUN_CONFIG_FILE, runs_dir
 
 
 def datasets_of_runs(root: Path) -> set[str]:
@@ -20,7 +18,7 @@ def datasets_of_runs(root: Path) -> set[str]:
         The configuration of a run cannot be read, so that it cannot be said.
     """
     found = set()
-    for file in sorted(runs_dir(root).glob(f"*/{CONFIG_FILE}")):
+    for file in sorted(runs_dir(root).glob(f"*/{RUN_CONFIG_FILE}")):
         try:
             found.add(str(json.loads(file.read_bytes())["dataset_id"]))
         except (OSError, ValueError, TypeError, KeyError) as error:

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import ReportError
+from pipeline.naming import RUN_CONFIG_FILE
 from pipeline.report.style import ACCENT, CONTRAST, FAINT, INK, PAGE_WIDTH_IN, Picture, picture
 from pipeline.validation import explain
 
 STEPS: Final = ("train", "fine-tune")
-CONFIG_FILE: Final = "config.json"
 EVALUATION_FILE: Final = "evaluation.json"
 METRICS_FILE: Final = "metrics.jsonl"
 _BLUES: Final = LinearSegmentedColormap.from_list("house", ["#ffffff", ACCENT])
@@ -139,7 +139,7 @@ def read_run(folder: Path, dataset_id: str, content_hash: str) -> Run:
     ReportError
         A file is missing, is not JSON or lacks a key, or the run is of another dataset.
     """
-    record = _parse(RunRecord, _text(folder / CONFIG_FILE), folder / CONFIG_FILE)
+    record = _parse(RunRecord, _text(folder / RUN_CONFIG_FILE), folder / RUN_CONFIG_FILE)
     if (record.dataset_id, record.dataset_content_hash) != (dataset_id, content_hash):
         raise ReportError(
             f"{folder} was trained on dataset {record.dataset_id}, the report is about {dataset_id} "
