@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.bands import BAND_ID, Band
+from pipeline.bands import BAND_ID, BANDS, Band
 from pipeline.naming import sequence_path
+from pipeline.pack import band_moments
 from pipeline.sequences import MaskBit, Sequence
 
 FLAGGED: Final = MaskBit.INTERP | MaskBit.SATUR | MaskBit.CR | MaskBit.GHOST
@@ -46,9 +47,6 @@ def _median(values: np.ndarray[tuple[int], np.dtype[np.float32]]) -> float:
 
 def pixel_moments(sequence: Sequence, bands: Iterable[Band]) -> dict[str, tuple[float, float, float]]:
     """Per band: number of covered pixels, their sum [nMgy] and sum of squares, added up in float64."""
-    moments: dict[str, tuple[float, float, float]] = {}
-    for band in bands:
-        pixels = sequence.image[sequence.band_id == BAND_ID[band]].astype(np.float64)
-        pixels = pixels[np.isfinite(pixels)]
-        moments[band] = float(pixels.size), float(pixels.sum()), float(np.square(pixels).sum())
-    return moments
+    moments_53 = band_moments(sequence.image, sequence.band_id).tolist()
+    found = dict(zip(BANDS, moments_53, strict=True))
+    return {band: (found[band][0], found[band][1], found[band][2]) for band in bands}
