@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -22,6 +23,15 @@ def test_a_killed_worker_is_replaced() -> None:
         with pytest.raises(BrokenProcessPool):
             pool.submit(os._exit, 9).result()
         assert pool.submit(abs, -3).result() == 3
+
+
+def test_ctrl_c_does_not_reach_a_process_that_is_still_starting() -> None:
+    with worker_pool(1) as pool:
+        answer = pool.submit(abs, -3)
+        (starting,) = multiprocessing.active_children()
+        assert starting.pid is not None
+        os.kill(starting.pid, signal.SIGINT)
+        assert answer.result(timeout=60) == 3
 
 
 def test_ctrl_c_stops_a_build_within_seconds_and_leaves_no_process(tiny_archive: Path, tmp_path: Path) -> None:
