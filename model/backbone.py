@@ -14,7 +14,7 @@ from model.config import ConvLayer, ModelConfig
 
 
 class BlockCNN(nn.Module):
-    """(R, K, 2, H, W) → (R, D, H', W'). Blocks do not see each other, so all are one batch."""
+    """(R, K, C, H, W) → (R, D, H', W'). Blocks do not see each other, so all are one batch."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

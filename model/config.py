@@ -19,6 +19,8 @@ FOUR_CLASSES: Final = ("AGN", "SNIa", "Variable", "SNOther")
 THREE_CLASSES: Final = ("AGN", "SN", "Variable")
 """Classes of the paper's Table 5: all supernovae are one."""
 
+Channel = Literal["flux", "difference", "weight"]
+
 Size = Annotated[int, Field(ge=1, le=4096)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -61,6 +63,10 @@ class ModelConfig(Config):
     classes: tuple[str, ...] = FOUR_CLASSES
     bands: tuple[Band, ...] = BANDS
     """Images in other bands are not read."""
+    inputs: tuple[Channel, ...] = ("flux",)
+    """What is seen of each image, a channel each, beside the map of its band: `flux` standardised by band, the paper's
+    only one; `difference`, flux minus the mean of the sequence's images in the same band; `weight`, 1 / σ of each pixel
+    in units of its band's mean, 0 where it is masked or not covered."""
     images: int = Field(default=99, ge=1, le=10_000)
     """Longest sequence the network takes [M]."""
     size: int = Field(default=32, ge=8, le=512)
@@ -83,6 +89,13 @@ class ModelConfig(Config):
     """Kernel of the convolution that turns a key map into attention scores [M_θ]."""
     positions: Literal["once", "each-layer"] = "once"
     """Where the positional encoding is added: once as in the authors' code, or at each layer as the paper says."""
+    attention: Literal["published", "additive"] = "published"
+    """`published` is the paper's linear score, the same context for every block; `additive` has a tanh between the sum
+    and the convolution, so that what a block attends to depends on it (Bahdanau et al. 2015)."""
+    clock: Literal["none", "date"] = "none"
+    """`date`: blocks also know when they were observed and how long after the one before, not only their rank."""
+    padding: Literal["masked", "published"] = "masked"
+    """`published`: as in the authors' code, empty slots are normalised, attended and pooled like images."""
     ffn_channels: Size = 16
     head_features: Size = 256
     dropout: Fraction = 0.3
@@ -91,6 +104,8 @@ class ModelConfig(Config):
     def _consistent(self) -> Self:
         if self.classes not in (FOUR_CLASSES, THREE_CLASSES):
             raise ValueError(f"classes must be {FOUR_CLASSES} or {THREE_CLASSES}")
+        if self.inputs[:1] != ("flux",) or len(set(self.inputs)) < len(self.inputs):
+            raise ValueError(f"inputs must begin with flux and name each channel once, not {self.inputs}")
         if self.images % self.block:
             raise ValueError(f"images ({self.images}) must be a multiple of block ({self.block})")
         if self.channels % self.heads:
@@ -104,7 +119,7 @@ class ModelConfig(Config):
     @property
     def shapes(self) -> list[tuple[int, int, int, int]]:
         """(time, channels, height, width) of a block before and after each convolution."""
-        found = [(self.block, 2, self.size, self.size)]
+        found = [(self.block, 1 + len(self.inputs), self.size, self.size)]
         for layer in self.convolutions:
             time, _, size, _ = found[-1]
             found.append((layer.time_after(time), layer.channels, layer.size_after(size), layer.size_after(size)))

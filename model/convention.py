@@ -7,7 +7,7 @@ normalisation and attention run over valid blocks alone, and so does the final m
 evaluation, a sequence's output therefore does not depend on how much padding follows it nor on
 what shares its batch. An empty slot inside a valid block is zeros, like the border of a convolution.
 
-Shapes: B sequences, M images, K images per block, N = M / K blocks, R valid blocks of the whole
+Shapes: B sequences, M images of C input channels, K images per block, N = M / K blocks, R valid blocks of the whole
 batch, D channels, H × W pixels (H' × W' after the CNN, written H W where only they occur).
 """
 
@@ -39,21 +39,22 @@ class ConvEntion(nn.Module):
         self.layers = nn.ModuleList(ConvBertLayer(config) for _ in range(config.layers))
         self.head = Head(config)
 
-    def forward(self, image_BMHW: Tensor, band_BM: Tensor) -> Tensor:
-        """Logits (B, classes) of standardised images and their band ids; any M up to the configured one.
+    def forward(self, pixels_BMCHW: Tensor, band_BM: Tensor, day_BM: Tensor) -> Tensor:  # noqa: ARG002
+        """Logits (B, classes) of the configured input channels, their band ids, and days since the first image.
 
-        Images come first, padding (band id 0) after them; each sequence holds at least one image.
+        Any M up to the configured one. Images come first, padding (band id 0) after them; each sequence holds at
+        least one image.
         """
         K, places = self.config.block, self.place_NDHW
-        image_BMHW, band_BM = _whole_blocks(image_BMHW, band_BM, K)
-        x_BMCHW = self.embed(image_BMHW, band_BM)  # (B, M, 2, H, W)
-        x_BNKCHW = x_BMCHW.unflatten(1, (-1, K))  # (B, N, K, 2, H, W)
+        pixels_BMCHW, band_BM = _whole_blocks(pixels_BMCHW, band_BM, K)
+        x_BMCHW = self.embed(pixels_BMCHW, band_BM)  # (B, M, C + 1, H, W)
+        x_BNKCHW = x_BMCHW.unflatten(1, (-1, K))  # (B, N, K, C + 1, H, W)
         valid_BN = (band_BM != PADDING).unflatten(1, (-1, K)).any(dim=2)  # (B, N)
         rows_R = valid_BN.flatten().nonzero().squeeze(1)  # places of valid blocks among the B·N
 
         s_RDHW = self.backbone(
             x_BNKCHW.flatten(0, 1).index_select(0, rows_R)
-        )  # (R, K, 2, H, W) → (R, D, H', W'), Eq. 3
+        )  # (R, K, C + 1, H, W) → (R, D, H', W'), Eq. 3
         x_BNDHW = _unpack(s_RDHW, rows_R, valid_BN.shape)  # (B, N, D, H', W'), zero where not valid
         place_NDHW = places[: x_BNDHW.shape[1]].to(x_BNDHW.dtype)
         for index, layer in enumerate(self.layers):
@@ -132,13 +133,13 @@ class Head(nn.Sequential):
         )
 
 
-def _whole_blocks(image_BMHW: Tensor, band_BM: Tensor, block: int) -> tuple[Tensor, Tensor]:
+def _whole_blocks(pixels_BMCHW: Tensor, band_BM: Tensor, block: int) -> tuple[Tensor, Tensor]:
     """Append empty slots until M is a multiple of K."""
-    missing = -image_BMHW.shape[1] % block
+    missing = -pixels_BMCHW.shape[1] % block
     if missing:
-        image_BMHW = functional.pad(image_BMHW, (0, 0, 0, 0, 0, missing))
+        pixels_BMCHW = functional.pad(pixels_BMCHW, (0, 0, 0, 0, 0, 0, 0, missing))
         band_BM = functional.pad(band_BM, (0, missing), value=PADDING)
-    return image_BMHW, band_BM
+    return pixels_BMCHW, band_BM
 
 
 def _unpack(x_RDHW: Tensor, rows_R: Tensor, shape_BN: torch.Size) -> Tensor:

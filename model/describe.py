@@ -42,9 +42,9 @@ def describe_layers(config: ModelConfig) -> tuple[LayerDescription, ...]:
     """The parts in the order the data passes them."""
     network = build_empty(config)
     M, N, D, F, S = config.images, config.n_blocks, config.channels, config.feature_size, config.size
-    maps = (N, D, F, F)
+    C, maps = len(config.inputs), (N, D, F, F)
     return (
-        _layer("band embedding", (M, 1, S, S), (M, 2, S, S), network.embed),
+        _layer("band embedding", (M, C, S, S), (M, C + 1, S, S), network.embed),
         _layer("3D CNN", (N, *config.shapes[0]), maps, network.backbone),
         _layer("positional encoding", maps, maps, None),
         *(_layer(f"ConvBERT layer {n}", maps, maps, layer) for n, layer in enumerate(network.layers, start=1)),

@@ -1,6 +1,6 @@
 """Which band an image is of, and which place in the sequence a block has.
 
-Shapes: B sequences, M images, N blocks, H × W pixels, D channels.
+Shapes: B sequences, M images, N blocks, C channels of an image, H × W pixels, D channels of a block.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ PADDING = 0
 
 
 class BandEmbed(nn.Module):
-    """Give each image a second channel that says its band: one learned H × W map per band (Eqs. 1-2).
+    """Give each image one more channel that says its band: one learned H × W map per band (Eqs. 1-2).
 
-    The padding row stays zero, so that a slot without image is zero in both channels, as the
-    zero-padding of the convolutions is.
+    It comes second, after the flux. The padding row stays zero, so that a slot without image is zero in all
+    channels, as the zero-padding of the convolutions is.
     """
 
     def __init__(self, rows: int, size: int, init_std: float = 1.0) -> None:
@@ -26,10 +26,11 @@ class BandEmbed(nn.Module):
         with torch.no_grad():
             self.table.weight.mul_(init_std)
 
-    def forward(self, image_BMHW: Tensor, band_BM: Tensor) -> Tensor:
-        map_BMHW = self.table(band_BM).unflatten(-1, (self.size, self.size))  # (B, M, H, W)
-        image_BMHW = image_BMHW * (band_BM != PADDING)[..., None, None]  # (B, M, H, W), zero in empty slots
-        return torch.stack((image_BMHW, map_BMHW), dim=2)  # (B, M, 2, H, W)
+    def forward(self, pixels_BMCHW: Tensor, band_BM: Tensor) -> Tensor:
+        map_BM1HW = self.table(band_BM).unflatten(-1, (1, self.size, self.size))  # (B, M, 1, H, W)
+        filled_BM111 = (band_BM != PADDING)[..., None, None, None]
+        pixels_BMCHW = pixels_BMCHW * filled_BM111  # zero in empty slots
+        return torch.cat((pixels_BMCHW[:, :, :1], map_BM1HW, pixels_BMCHW[:, :, 1:]), dim=2)  # (B, M, C + 1, H, W)
 
 
 def positional_encoding(n_blocks: int, channels: int) -> Tensor:

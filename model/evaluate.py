@@ -130,7 +130,7 @@ def evaluate(dataset_path: str | Path, run_dir: str | Path) -> Evaluation:
 
 def _ensemble(session: Session, fold: int, test: Array) -> Array:
     """Mean probability over the members, (V, C)."""
-    device, members = session.pack.device, []
+    device, members = session.device, []
     for member in range(session.config.protocol.members):
         model = load_model(step_dir(session.run_dir, fold, member, "fine-tune"), device)
         loader = session.loader(model.file.normalisation)

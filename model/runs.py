@@ -21,9 +21,10 @@ from pydantic import ValidationError
 from model.checkpoint import EpochMetrics, History
 from model.config import Config, RunConfig
 from model.convention import ConvEntion
-from model.data import Loader, Normalisation, Pack, pack_dataset, pick_device
+from model.data import Normalisation, Pack, pack_dataset, pick_device
 from model.errors import ModelConfigError, RunError
 from model.export import load_model, read_description
+from model.loader import Loader
 from model.protocol import FoldLists, Places, fold_lists, label_of, n_folds, taking_part
 from model.rundir import CONFIG_FILE, METRICS_FILE, Step, is_finished, step_dir
 from model.seeding import seeded
@@ -81,6 +82,7 @@ class Session:
     objects: tuple[ObjectRow, ...]
     label_O: NDArray[np.int64]
     pack: Pack
+    device: torch.device
 
     @property
     def config(self) -> RunConfig:
@@ -98,15 +100,15 @@ class Session:
 
     def loader(self, normalisation: Normalisation) -> Loader:
         """Batches standardised by these constants."""
-        return Loader(self.pack, normalisation, self.config.model)
+        return Loader(self.pack, normalisation, self.config.model, self.device)
 
     def places(self, places: Places) -> torch.Tensor:
         """Places of objects as a tensor on the device."""
-        return torch.from_numpy(places.astype(np.int64)).to(self.pack.device)
+        return torch.from_numpy(places.astype(np.int64)).to(self.device)
 
     def examples(self, train: Places, validation: Places) -> Examples:
         """A training list and its validation list, with labels."""
-        label_O = torch.from_numpy(self.label_O).to(self.pack.device)
+        label_O = torch.from_numpy(self.label_O).to(self.device)
         return Examples(self.places(train), self.places(validation), label_O)
 
 
@@ -143,7 +145,7 @@ def train(
             job = _job(session, fold, member, "train")
             if not is_finished(job.folder):
                 with seeded(job.epoch_seed(0), torch.device("cpu")):  # the same start on every device
-                    network = ConvEntion(config.model).to(session.pack.device)
+                    network = ConvEntion(config.model).to(session.device)
                 fit(network, loader, session.examples(lists.train, lists.train_validation), config.train, job, progress)
             models.append(_model_record(job))
     return TrainResult(run_dir=run_dir, dataset_id=record.dataset_id, step="train", models=tuple(models))
@@ -172,7 +174,7 @@ def fine_tune(
         for member in range(session.config.protocol.members):
             job = _job(session, fold, member, "fine-tune")
             if not is_finished(job.folder):
-                trained = load_model(step_dir(session.run_dir, fold, member, "train"), session.pack.device)
+                trained = load_model(step_dir(session.run_dir, fold, member, "train"), session.device)
                 loader = session.loader(trained.file.normalisation)
                 examples = session.examples(lists.fine_tune, lists.fine_tune_validation)
                 fit(trained.network, loader, examples, session.config.fine_tune, job, progress)
@@ -244,8 +246,9 @@ def _open_session(run_dir: Path, record: RunRecord, dataset: Dataset) -> Session
     for label, name in enumerate(record.config.model.classes):
         if label not in labels:
             raise DatasetError(f"{dataset.path} has no object of class {name}: a model cannot learn it")
-    pack = pack_dataset(dataset, objects, record.config, pick_device(record.config))
-    return Session(run_dir, record, objects, np.array(labels, dtype=np.int64), pack)
+    device = pick_device(record.config)
+    pack = pack_dataset(dataset, objects, record.config).placed(device)
+    return Session(run_dir, record, objects, np.array(labels, dtype=np.int64), pack, device)
 
 
 def _record_of(run_dir: Path, dataset: Dataset, config: RunConfig) -> RunRecord:

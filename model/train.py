@@ -17,9 +17,9 @@ from torch.optim import Adam, AdamW, Optimizer
 from model.checkpoint import EpochMetrics, History, TrainingState, restore_checkpoint, save_checkpoint
 from model.config import TrainConfig
 from model.convention import ConvEntion
-from model.data import Loader
 from model.errors import TrainingError
 from model.export import ModelFile, save_model
+from model.loader import Loader
 from model.rundir import CHECKPOINT_FILE, METRICS_FILE, Step
 from model.seeding import derive_seed, seeded
 from pipeline.atomic import write_text
@@ -114,7 +114,7 @@ def _epoch(
     started, lr = time.monotonic(), learning_rate(config, epoch)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
-    with seeded(job.epoch_seed(epoch), loader.pack.device) as generator:
+    with seeded(job.epoch_seed(epoch), loader.device) as generator:
         loss, accuracy = _train_epoch(state, loader, examples, config, generator)
     if not math.isfinite(loss):
         raise TrainingError(
@@ -139,9 +139,10 @@ def _train_epoch(
     drawn = draw_balanced(examples.train, examples.label_O, config.samples_per_epoch, generator)
     total_loss = torch.zeros((), device=drawn.device)
     n_correct = torch.zeros((), device=drawn.device)
-    for object_B in drawn.split(config.batch):
+    batches = loader.training_batches(drawn, config.batch, generator, config.max_rotation_deg)
+    for object_B, batch in zip(drawn.split(config.batch), batches, strict=True):
         label_B = examples.label_O[object_B]
-        logit_BC = state.network(*loader.random_batch(object_B, generator, config.max_rotation_deg))
+        logit_BC = state.network(*batch)
         loss = functional.cross_entropy(logit_BC, label_B)
         state.optimizer.zero_grad()
         loss.backward()
@@ -170,8 +171,8 @@ def predict_logits(network: torch.nn.Module, loader: Loader, objects: Tensor, ba
     """Logits (objects, classes) in evaluation mode, images chosen by the fixed rule."""
     network.eval()
     if not len(objects):
-        return torch.empty(0, len(loader.config.classes), device=loader.pack.device)
-    return torch.cat([network(image_BMHW, band_BM) for image_BMHW, band_BM in loader.batches(objects, batch)])
+        return torch.empty(0, len(loader.config.classes), device=loader.device)
+    return torch.cat([network(*each) for each in loader.batches(objects, batch)])
 
 
 def assess(logit_VC: Tensor, label_V: Tensor) -> dict[str, float | None]:

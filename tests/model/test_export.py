@@ -40,8 +40,8 @@ def test_a_loaded_model_answers_as_the_saved_one(saved: tuple[Path, ConvEntion])
     loaded = load_model(folder)
     assert torch.get_rng_state().equal(state)
     assert loaded.file == FILE
-    image, band = torch.randn(2, 9, 32, 32), torch.randint(1, 6, (2, 9))
-    torch.testing.assert_close(loaded.network(image, band), network(image, band), rtol=0, atol=0)
+    batch = torch.randn(2, 9, 1, 32, 32), torch.randint(1, 6, (2, 9)), torch.zeros(2, 9)
+    torch.testing.assert_close(loaded.network(*batch), network(*batch), rtol=0, atol=0)
 
 
 def test_weights_of_another_network_are_one_clear_error(saved: tuple[Path, ConvEntion]) -> None:

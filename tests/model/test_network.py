@@ -32,10 +32,11 @@ def seeded_network(config=SMALL, seed: int = 0) -> ConvEntion:
     return network.eval()
 
 
-def random_input(batch: int, images: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def random_input(batch: int, images: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    image = torch.randn(batch, images, 32, 32, generator=generator)
-    return image, torch.randint(1, 6, (batch, images), generator=generator)
+    image = torch.randn(batch, images, 1, 32, 32, generator=generator)
+    band = torch.randint(1, 6, (batch, images), generator=generator)
+    return image, band, torch.rand(batch, images, generator=generator).cumsum(dim=1)
 
 
 def test_the_paper_preset_has_the_papers_parameters() -> None:
@@ -53,8 +54,7 @@ def test_described_shapes_are_the_real_ones(config) -> None:
     block = torch.zeros(2, *config.shapes[0])
     features = BlockCNN(config).eval()(block)
     assert features.shape == (2, config.channels, config.feature_size, config.feature_size)
-    image, band = random_input(1, 7)
-    assert seeded_network(config)(image, band).shape == (1, 4)
+    assert seeded_network(config)(*random_input(1, 7)).shape == (1, 4)
 
 
 @pytest.mark.parametrize("config", [PAPER, SMALL], ids=["paper", "small"])
@@ -112,22 +112,26 @@ def test_sequence_norm_is_layer_norm_where_all_is_valid() -> None:
 def test_padding_does_not_change_the_answer(length: int) -> None:
     """Neither how many empty slots follow, nor what lies in them, nor longer neighbours in the batch."""
     network = seeded_network()
-    image, band = random_input(2, SMALL.images)
-    alone = network(image[:1, :length], band[:1, :length])
+    image, band, day = random_input(2, SMALL.images)
+    alone = network(image[:1, :length], band[:1, :length], day[:1, :length])
     band[0, length:] = 0
     image[0, length:] = torch.nan_to_num(image[0, length:] * 1e6)
-    together = network(image, band)
+    together = network(image, band, day)
     torch.testing.assert_close(together[:1], alone, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(together[0], together[1], atol=1e-3)
 
 
 def test_padding_does_not_reach_batch_statistics() -> None:
     """In training, empty blocks must not pull the running means towards zero."""
-    image, band = random_input(2, 30)
-    padded_image, padded_band = functional.pad(image, (0, 0, 0, 0, 0, 30)), functional.pad(band, (0, 30))
+    image, band, day = random_input(2, 30)
+    padded = (
+        functional.pad(image, (0, 0, 0, 0, 0, 0, 0, 30)),
+        functional.pad(band, (0, 30)),
+        functional.pad(day, (0, 30)),
+    )
     one, other = seeded_network().train(), seeded_network().train()
     one.head.eval(), other.head.eval()
-    torch.testing.assert_close(one(image, band), other(padded_image, padded_band), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(one(image, band, day), other(*padded), rtol=1e-4, atol=1e-4)
     for (name, left), (_, right) in zip(one.named_buffers(), other.named_buffers(), strict=True):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5, msg=name)
 
@@ -135,10 +139,10 @@ def test_padding_does_not_reach_batch_statistics() -> None:
 def test_order_and_band_matter() -> None:
     """The same images in another order, or in another band, are another sequence."""
     network = seeded_network()
-    image, band = random_input(1, 30)
-    answer = network(image, band)
-    assert not torch.allclose(network(image.flip(1), band.flip(1)), answer, atol=1e-4)
-    assert not torch.allclose(network(image, band % 5 + 1), answer, atol=1e-4)
+    image, band, day = random_input(1, 30)
+    answer = network(image, band, day)
+    assert not torch.allclose(network(image.flip(1), band.flip(1), day), answer, atol=1e-4)
+    assert not torch.allclose(network(image, band % 5 + 1, day), answer, atol=1e-4)
 
 
 def test_positional_encoding_is_equations_4_and_5() -> None:
