@@ -124,7 +124,7 @@ class Loader:
         return self._batches(choices())
 
     def _cut(self, chosen_BM: Tensor) -> Tensor:
-        """To the longest sequence of the batch; not where empty slots count: there must be as many as the authors had."""
+        """To the longest sequence of the batch; not where empty slots count: the authors had as many in each."""
         if self.config.padding == "published":
             return chosen_BM
         return chosen_BM[:, : int((chosen_BM != EMPTY).sum(dim=1).max())]
@@ -182,7 +182,7 @@ class Loader:
         if weight_BMHW is not None:
             channels["weight"] = weight_BMHW.float() * weight_scale[band_BM][..., None, None]
         pixels_BMCHW = torch.stack([channels[name] for name in self.config.inputs], dim=2)
-        if choice.turn_B22 is not None:
+        if choice.turn_B22 is not None and len(choice.turn_B22):  # affine_grid refuses a share of no sequence
             shape = pixels_BMCHW.shape[1:3]
             pixels_BMCHW = orient(pixels_BMCHW.flatten(1, 2), choice.turn_B22).unflatten(1, shape)
         day_BM = torch.where(band_BM != PADDING, mjd_BM - mjd_BM[:, :1], 0).float()
