@@ -1,20 +1,18 @@
 """Which object does what in which fold (Sect. 4.1 and Table 3), without leaks.
 
-In fold k, the objects of fold k test, except photometric supernovae. Of the other folds' AGN and
-Variables one half trains and the other fine-tunes; photometric supernovae only ever train,
-spectroscopic ones only fine-tune and test. A part of each list is kept for validation: it chooses
-the epoch; the test objects never do.
+The dataset says it, in the columns `fold`, `step` and `group` of its manifest (`pipeline.splits`), the same for every
+model that is trained on it. In fold k, the objects of fold k test, except photometric supernovae; the others serve
+their step: photometric supernovae train, spectroscopic ones fine-tune, AGN and Variables half and half. A part of each
+list is kept for validation: it chooses the epoch; the test objects never do.
 
-Objects nearer than the duplicate radius are one group, and a group has one role. Where its members'
-roles would differ, the stricter one (test, then fine-tune, then train) is the group's, and members
-that may not have it are set aside in that fold.
+Objects nearer than the duplicate radius are one group, and a group has one role; a photometric supernova beside an
+object that tests, or beside one with a spectrum, is set aside. What the dataset says is held against positions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +20,16 @@ from numpy.typing import NDArray
 from model.config import FOUR_CLASSES, ProtocolConfig
 from pipeline.errors import DatasetError
 from pipeline.manifest import ObjectRow
+from pipeline.splits import (
+    ASIDE,
+    FINE_TUNE,
+    SUPERNOVAE,
+    TRAIN,
+    assign_steps,
+    duplicate_groups,
+    is_photometric,
+)
 
-SUPERNOVAE: Final = ("SNIa", "SNOther")
 Places = NDArray[np.intp]
 """Places of objects in the list that was given."""
 
@@ -53,72 +59,91 @@ def taking_part(objects: Sequence[ObjectRow]) -> tuple[ObjectRow, ...]:
     return tuple(row for row in objects if row.class_name in FOUR_CLASSES and row.fold >= 0)
 
 
-def duplicate_groups(objects: Sequence[ObjectRow], radius_arcsec: float) -> NDArray[np.intp]:
-    """Group number of each object: friends of friends within the radius."""
-    from sklearn.cluster import DBSCAN
-
-    if not objects or radius_arcsec == 0:
-        return np.arange(len(objects))
-    position_rad = np.radians([(row.dec_deg, row.ra_deg) for row in objects])
-    radius_rad = np.radians(radius_arcsec / 3600)
-    friends = DBSCAN(eps=radius_rad, min_samples=1, metric="haversine", algorithm="ball_tree")
-    return np.asarray(friends.fit_predict(position_rad), dtype=np.intp)
-
-
 def n_folds(objects: Sequence[ObjectRow]) -> int:
     """Number of folds the dataset was built with."""
     return max((row.fold for row in objects), default=-1) + 1
 
 
 def fold_lists(objects: Sequence[ObjectRow], fold: int, config: ProtocolConfig) -> FoldLists:
-    """Deal the objects (all of them `taking_part`) to the roles of `fold`.
+    """Deal the objects (all of them `taking_part`) to the roles of `fold`, as the dataset's own splits say.
 
     Raises
     ------
     DatasetError
-        The dataset's folds split a group of duplicates, so its test objects would leak.
+        Two objects within the duplicate radius are on two sides, so that a test object would be known from training.
     """
-    group = duplicate_groups(objects, config.duplicate_radius_arcsec)
-    _check_groups(objects, group, config.duplicate_radius_arcsec)
+    group = _groups(objects, config.duplicate_radius_arcsec)
+    step = np.array(_steps(objects, group, config))
+    fold_O, class_name = np.array([row.fold for row in objects]), np.array([row.class_name for row in objects])
+    photometric = np.array([is_photometric(row) for row in objects])
+    beside_test = np.isin(group, group[(fold_O == fold) & ~photometric])
+    train, fine_tune = ~beside_test & (step == TRAIN), ~beside_test & (step == FINE_TUNE)
     random = np.random.default_rng((config.seed, fold))
-    class_name = np.array([row.class_name for row in objects])
-    supernova = np.isin(class_name, SUPERNOVAE)
-    photometric = supernova & np.array([row.confirmation == "photometric" for row in objects])
-
-    test = _touches(group, np.array([row.fold == fold for row in objects]) & ~photometric)
-    fine_tune = ~test & _touches(group, supernova & ~photometric)
-    train = ~test & ~fine_tune & _touches(group, photometric)
-    free = ~test & ~fine_tune & ~train  # groups of AGN and Variables alone
-    half = part_of(group, class_name, free, 0.5, random)
-    train, fine_tune = train | half, fine_tune | (free & ~half)
-
     train_validation = part_of(group, class_name, train, config.validation_fraction, random)
-    tuned = fine_tune & ~photometric
-    fine_tune_validation = part_of(group, class_name, tuned, config.validation_fraction, random)
-    return FoldLists(
+    fine_tune_validation = part_of(group, class_name, fine_tune, config.validation_fraction, random)
+    lists = FoldLists(
         train=np.flatnonzero(train & ~train_validation),
         train_validation=np.flatnonzero(train_validation),
-        fine_tune=np.flatnonzero(tuned & ~fine_tune_validation),
+        fine_tune=np.flatnonzero(fine_tune & ~fine_tune_validation),
         fine_tune_validation=np.flatnonzero(fine_tune_validation),
-        test=np.flatnonzero(test & ~photometric),
-        set_aside=np.flatnonzero((test | fine_tune) & photometric),
+        test=np.flatnonzero(beside_test & ~photometric),
+        set_aside=np.flatnonzero((beside_test & photometric) | (~beside_test & (step == ASIDE))),
     )
+    check_leaks(objects, lists, config.duplicate_radius_arcsec)
+    return lists
 
 
-def _check_groups(objects: Sequence[ObjectRow], group: NDArray[np.intp], radius_arcsec: float) -> None:
-    fold_of: dict[int, ObjectRow] = {}
-    for row, number in zip(objects, group.tolist(), strict=True):
-        first = fold_of.setdefault(number, row)
-        if first.fold != row.fold:
+def check_leaks(objects: Sequence[ObjectRow], lists: FoldLists, radius_arcsec: float) -> None:
+    """Be sure that no object, and no two objects within the radius, are on two sides of a fold.
+
+    Looks at positions alone, whatever groups the dataset says they are in.
+
+    Raises
+    ------
+    DatasetError
+        Two are; the message names them.
+    """
+    role_O = np.full(len(objects), ASIDE, dtype=object)
+    for role in ("train", "train_validation", "fine_tune", "fine_tune_validation", "test"):
+        places = getattr(lists, role)
+        if twice := places[role_O[places] != ASIDE].tolist():
+            raise DatasetError(f"object {objects[twice[0]].object_id} is in {role_O[twice[0]]} and in {role}")
+        role_O[places] = role
+    used = np.flatnonzero(role_O != ASIDE).tolist()
+    ra_deg, dec_deg = _positions([objects[i] for i in used])
+    group_U = duplicate_groups(ra_deg, dec_deg, radius_arcsec)
+    first_of: dict[int, int] = {}
+    for place, number in zip(used, group_U.tolist(), strict=True):
+        first = first_of.setdefault(number, place)
+        if role_O[first] != role_O[place]:
             raise DatasetError(
-                f"objects {first.object_id} and {row.object_id} are within {radius_arcsec}″ of each other or "
-                f"of a common neighbour, but in folds {first.fold} and {row.fold}: assign folds again with this radius"
+                f"objects {objects[first].object_id} and {objects[place].object_id} are within {radius_arcsec}″ of "
+                f"each other or of a common neighbour, but one is in {role_O[first]}, the other in {role_O[place]}: "
+                "build the dataset with a splits.duplicate_radius_arcsec not below protocol.duplicate_radius_arcsec"
             )
 
 
-def _touches(group: NDArray[np.intp], member: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Objects whose group holds a marked member."""
-    return np.isin(group, group[member])
+def _groups(objects: Sequence[ObjectRow], radius_arcsec: float) -> Places:
+    """Number of each object's group of duplicates: the dataset's own; by position where it is from before version 3."""
+    names = [row.group for row in objects]
+    if all(names):
+        return np.unique(names, return_inverse=True)[1].astype(np.intp)
+    ra_deg, dec_deg = _positions(objects)
+    return duplicate_groups(ra_deg, dec_deg, radius_arcsec)
+
+
+def _positions(objects: Sequence[ObjectRow]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    ra_deg, dec_deg = np.array([(row.ra_deg, row.dec_deg) for row in objects]).reshape(-1, 2).T
+    return ra_deg, dec_deg
+
+
+def _steps(objects: Sequence[ObjectRow], group: Places, config: ProtocolConfig) -> list[str]:
+    """The dataset's own; dealt anew for one from before schema version 3."""
+    steps = [row.step for row in objects]
+    if all(steps):
+        return steps
+    fold_O = np.array([row.fold for row in objects], dtype=np.int16)
+    return assign_steps(objects, group, fold_O, seed=config.seed)
 
 
 def part_of(

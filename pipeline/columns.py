@@ -33,6 +33,10 @@ _MANIFEST: Final = {
     "dec_deg": Meaning("deg", "declination, ICRS"),
     "fold": _none("fold of the object, from 0; -1: has no class, takes no part in splits"),
     "group": _none("id of the first of the objects that lie so near one another that they share a fold"),
+    "step": _none(
+        "step of training that the object serves where it does not test: train, fine-tune, aside (duplicate of an "
+        "object with a spectrum), or empty: takes no part"
+    ),
     "file": _none("the object's HDF5 file, below the dataset's folder"),
     "sha256": _none("sha256 of that file, in hexadecimal"),
     "n_images": _none("images of the object, all bands"),

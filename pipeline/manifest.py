@@ -36,6 +36,7 @@ MANIFEST_SCHEMA: Final = pa.schema(
         ("dec_deg", pa.float64()),
         ("fold", pa.int16()),
         ("group", pa.string()),
+        ("step", pa.string()),
         ("file", pa.string()),
         ("sha256", pa.string()),
         ("n_images", pa.int32()),
@@ -146,6 +147,8 @@ class ObjectRow:
     n_images: int
     group: str = ""
     """Object id of the first of the objects within the duplicate radius; '' before schema version 3."""
+    step: str = ""
+    """Step of training that it serves where it does not test (`pipeline.splits.assign_steps`); '' before version 3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +283,7 @@ def _present(content: Any) -> Any:
 
 def _columns(version: int) -> list[str]:
     """Columns of the manifest that `ObjectRow` is made of."""
-    return [name for name in ObjectRow.__dataclass_fields__ if version > 2 or name != "group"]
+    return [name for name in ObjectRow.__dataclass_fields__ if version > 2 or name not in ("group", "step")]
 
 
 def _check_manifest(table: pa.Table, columns: Iterable[str], where: Path) -> None:

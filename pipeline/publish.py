@@ -45,7 +45,7 @@ from pipeline.naming import (
 )
 from pipeline.reuse import share_equal_files
 from pipeline.sources import sources_of, sources_sha256
-from pipeline.splits import NO_FOLD, assign_folds, duplicate_groups
+from pipeline.splits import NO_FOLD, NO_STEP, assign_folds, assign_steps, duplicate_groups
 from pipeline.statistics import band_statistics
 from pipeline.sums import files_below, write_sums
 from pipeline.transfer import file_url
@@ -90,7 +90,7 @@ def publish(
         raise DatasetError(f"{build.build_id}: not one image could be cut; see the reasons in {build.building}")
     check_removals(parent, {str(row["object_id"]) for row in rows}, max_removed)
     _check_images(parent, sum(row["n_images"] for row in rows), max_removed)
-    _place_in_folds(rows, build, parent)
+    _split(rows, build, parent)
     skips, frames = _skips(build, results), _unique_frames(build, results)
     _remove_strays(build.building, results)
     if parent is not None:
@@ -179,31 +179,33 @@ def adopt(build: Build, dataset: Dataset) -> Dataset | None:
     return open_dataset(build.versions / before) if before and (build.versions / before).is_dir() else None
 
 
-def _place_in_folds(rows: Sequence[Row], build: Build, parent: Dataset | None) -> None:
-    """Give each row its group of duplicates, named after its first member, and its fold."""
+def _split(rows: Sequence[Row], build: Build, parent: Dataset | None) -> None:
+    """Give each row its group of duplicates, named after its first member, its fold, and its step of training."""
     targets = {target.object_id: target for target in build.catalog.targets}
     objects = [targets[row["object_id"]] for row in rows]
     splits = build.survey.splits
     ra_deg, dec_deg = (np.array([row[key] for row in rows]) for key in ("ra_deg", "dec_deg"))
     groups = duplicate_groups(ra_deg, dec_deg, splits.duplicate_radius_arcsec)
-    before = _earlier_folds(build, parent)
-    kept = np.array([before.get(row["object_id"], NO_FOLD) for row in rows], dtype=np.int16)
-    folds = assign_folds(objects, groups, folds=splits.folds, seed=splits.seed, kept=kept)
+    before = _earlier_splits(build, parent)
+    had = [before.get(row["object_id"], (NO_FOLD, NO_STEP)) for row in rows]
+    had_fold = np.array([fold for fold, _ in had], dtype=np.int16)
+    folds = assign_folds(objects, groups, folds=splits.folds, seed=splits.seed, kept=had_fold)
+    steps = assign_steps(objects, groups, folds, seed=splits.seed, kept=[step for _, step in had])
     names: dict[int, str] = {}
-    for row, group, fold in zip(rows, groups.tolist(), folds.tolist(), strict=True):
-        row |= {"group": names.setdefault(group, row["object_id"]), "fold": fold}
+    for row, group, fold, step in zip(rows, groups.tolist(), folds.tolist(), steps, strict=True):
+        row |= {"group": names.setdefault(group, row["object_id"]), "fold": fold, "step": step}
 
 
-def _earlier_folds(build: Build, parent: Dataset | None) -> dict[str, int]:
-    """The fold that each object has had last, in the versions that are left and dealt folds by the same rule."""
+def _earlier_splits(build: Build, parent: Dataset | None) -> dict[str, tuple[int, str]]:
+    """Fold and step that each object has had last, in the versions that are left and were split by the same rule."""
     rule = build.survey.splits.model_dump(mode="json")
-    folds: dict[str, int] = {}
+    split: dict[str, tuple[int, str]] = {}
     if parent is not None:
         paths = [version.path for version in versions(build.versions) if not version.problem]
         for dataset in (*map(open_dataset, paths), parent):
             if dataset.info.survey.get("splits") == rule:
-                folds |= {row.object_id: row.fold for row in dataset.objects}
-    return folds
+                split |= {row.object_id: (row.fold, row.step) for row in dataset.objects}
+    return split
 
 
 def _skips(build: Build, results: Iterable[CellResult]) -> list[Skip]:
@@ -250,7 +252,7 @@ def _content_version(
     """
     digest = hashlib.sha256()
     tables = (
-        [[row[key] for key in ("object_id", "sha256", "fold", "group")] for row in rows],
+        [[row[key] for key in ("object_id", "sha256", "fold", "group", "step")] for row in rows],
         sorted([skip.reason, skip.object_id, skip.frame] for skip in skips),
         [[row[key] for key in ("archive", "path", "sha256", "calibration_sha256", "mask_sha256")] for row in frames],
         [[result.cell_id, result.input_hash] for result in results],

@@ -1,4 +1,4 @@
-"""Object-level folds for cross-validation: balanced in every class, duplicates kept together.
+"""Object-level splits: folds for cross-validation and the two steps of training; balanced, duplicates kept together.
 
 Free of torch and of scikit-learn (an extra of training machines); its StratifiedGroupKFold also
 refuses classes with fewer objects than folds, which a small survey has.
@@ -17,7 +17,12 @@ from pipeline.errors import ConfigError
 
 CLASSES: Final = ("AGN", "SNIa", "Variable", "SNOther")
 """Classes of the paper; objects of no other class take part in splits."""
+SUPERNOVAE: Final = ("SNIa", "SNOther")
 NO_FOLD: Final = -1
+TRAIN: Final = "train"
+FINE_TUNE: Final = "fine-tune"
+ASIDE: Final = "aside"
+NO_STEP: Final = ""
 
 
 class Located(Protocol):
@@ -68,6 +73,76 @@ def assign_folds(
     before = [NO_FOLD if kept is None else int(kept[place]) for place in places]
     fold[places] = _deal(groups[places], strata, before, folds, np.random.default_rng(seed))
     return fold
+
+
+def assign_steps(
+    objects: Sequence[Located],
+    groups: NDArray[np.intp],
+    fold_O: NDArray[np.int16],
+    *,
+    seed: int,
+    kept: Sequence[str] | None = None,
+) -> list[str]:
+    """The step of training that each object serves in the folds that do not test it (Sect. 4.1 of the paper, Table 3).
+
+    Photometric supernovae train, spectroscopic ones fine-tune; of AGN and Variables one half of each fold trains and
+    the other fine-tunes. A group of duplicates serves one step: a photometric supernova beside a spectroscopic one
+    is set aside (`aside`), and an AGN or Variable does what the supernova beside it does.
+
+    Parameters
+    ----------
+    kept
+        Step that each object has had, '' where none: groups of AGN and Variables keep theirs.
+
+    Returns
+    -------
+    `train`, `fine-tune`, `aside`, or '' where the object's class is none of the paper's.
+    """
+    members: dict[int, list[int]] = defaultdict(list)
+    for place in np.random.default_rng(seed).permutation(len(objects)).tolist():
+        if fold_O[place] != NO_FOLD:
+            members[int(groups[place])].append(place)
+    step = [NO_STEP] * len(objects)
+    free: list[list[int]] = []
+    for places in members.values():
+        supernovae = {objects[place].confirmation for place in places if objects[place].class_name in SUPERNOVAE}
+        if not supernovae:
+            free.append(places)
+            continue
+        whole = TRAIN if supernovae == {"photometric"} else FINE_TUNE
+        for place in places:
+            step[place] = ASIDE if whole == FINE_TUNE and is_photometric(objects[place]) else whole
+    _halve(objects, fold_O, free, kept or step, step)
+    return step
+
+
+def is_photometric(item: Located) -> bool:
+    """A supernova without a spectrum: it never tests or fine-tunes."""
+    return item.class_name in SUPERNOVAE and item.confirmation == "photometric"
+
+
+def _halve(
+    objects: Sequence[Located],
+    fold_O: NDArray[np.int16],
+    free: Sequence[list[int]],
+    kept: Sequence[str],
+    step: list[str],
+) -> None:
+    """Give half of each class in each fold to either step, whole groups; those that have had one first."""
+    held: Counter[tuple[str, int, str]] = Counter()
+    total: Counter[tuple[str, str]] = Counter()
+
+    def had(places: list[int]) -> str:
+        return next((kept[place] for place in places if kept[place] in (TRAIN, FINE_TUNE)), NO_STEP)
+
+    # Larger groups before single objects, which then even out what they left uneven.
+    for places in sorted(free, key=lambda places: (had(places) == NO_STEP, -len(places))):
+        name, fold = objects[places[0]].class_name, int(fold_O[places[0]])
+        chosen = had(places) or min((TRAIN, FINE_TUNE), key=lambda s: (held[name, fold, s], total[name, s]))
+        for place in places:
+            step[place] = chosen
+            held[objects[place].class_name, fold, chosen] += 1
+            total[objects[place].class_name, chosen] += 1
 
 
 def duplicate_groups(

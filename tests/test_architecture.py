@@ -11,7 +11,8 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 LIGHT_FOR_MODEL = {
-    f"pipeline.{name}" for name in ("sequences", "manifest", "pack", "atomic", "bands", "errors", "validation")
+    f"pipeline.{name}"
+    for name in ("sequences", "manifest", "pack", "splits", "atomic", "bands", "errors", "validation")
 }
 
 

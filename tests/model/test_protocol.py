@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from model.config import FOUR_CLASSES, THREE_CLASSES, ProtocolConfig
-from model.protocol import duplicate_groups, fold_lists, label_of, taking_part
+from model.protocol import check_leaks, fold_lists, label_of, taking_part
+from pipeline.catalog import read_catalog
 from pipeline.errors import DatasetError
-from pipeline.splits import duplicate_groups as duplicate_groups_of_build
+from pipeline.manifest import ObjectRow
+from pipeline.splits import assign_folds, assign_steps, duplicate_groups
+from pipeline.survey import load_survey
 
 TABLE_1 = [
     ("AGN", "spectroscopic", 906),
@@ -39,6 +42,30 @@ def test_counts_are_those_of_table_3(survey, fold: int) -> None:
     for name, expected in TABLE_3.items():
         found = [sum(survey[i].class_name == name for i in part) for part in (lists.train, lists.fine_tune, lists.test)]
         assert found == pytest.approx(expected, abs=1), name
+
+
+@pytest.mark.real
+def test_the_real_candidates_come_to_table_3_without_a_leak(real_data) -> None:
+    """All 8,208 classified candidates at their real positions, dealt as a build deals them."""
+    table = real_data / "catalog" / "derived_candidates_labels.csv"
+    targets = [t for t in read_catalog(table, load_survey("sdss-sn").catalog).targets if t.class_name in FOUR_CLASSES]
+    ra, dec = np.array([(target.ra_deg, target.dec_deg) for target in targets]).T
+    groups = duplicate_groups(ra, dec, 2.0)
+    folds = assign_folds(targets, groups, folds=5, seed=0)
+    steps = assign_steps(targets, groups, folds, seed=0)
+    rows = [
+        ObjectRow(
+            t.object_id, t.class_name, t.confirmation, t.ra_deg, t.dec_deg, int(fold), "", "", 1, str(group), step
+        )
+        for t, fold, group, step in zip(targets, folds, groups, steps, strict=True)
+    ]
+    assert len(rows) == 8208
+    for fold in range(5):
+        lists = fold_lists(rows, fold, NO_VALIDATION)  # which looks for leaks: 41 pairs and a triple are within 2″
+        for name, expected in TABLE_3.items():
+            parts = (lists.train, lists.fine_tune, lists.test)
+            found = [sum(rows[i].class_name == name for i in part) for part in parts]
+            assert found == pytest.approx(expected, abs=2), (fold, name)
 
 
 def test_every_spectroscopic_object_is_tested_once(survey) -> None:
@@ -83,19 +110,19 @@ def test_no_group_of_duplicates_has_two_roles(row_maker) -> None:
         assert sum(map(len, roles(lists).values())) == len(rows)
 
 
-def test_groups_are_those_of_the_build(row_maker) -> None:
-    """Two libraries, one partition: training can check what the dataset says about its folds."""
-    rows = duplicated(row_maker)
-    ra, dec = np.array([(row.ra_deg, row.dec_deg) for row in rows]).T
-    left, right = duplicate_groups(rows, 2.0).tolist(), duplicate_groups_of_build(ra, dec, 2.0).tolist()
-    assert len(set(zip(left, right, strict=True))) == len(set(left)) == len(set(right)) < len(rows)
-
-
 def test_folds_that_split_duplicates_are_refused(row_maker) -> None:
+    """By position, whatever groups the dataset claims."""
+    rows = [replace(row, group=row.object_id) for row in row_maker([("AGN", "spectroscopic")] * 10)]
+    moved = replace(rows[0], ra_deg=rows[1].ra_deg + 1.9 / 3600, fold=(rows[1].fold + 1) % 5)
+    with pytest.raises(DatasetError, match=r"objects 1000 and 1001 are within 2\.0″ of each other"):
+        fold_lists([moved, *rows[1:]], moved.fold, ProtocolConfig())
+
+
+def test_an_object_on_two_sides_is_a_leak(row_maker) -> None:
     rows = row_maker([("AGN", "spectroscopic")] * 10)
-    moved = replace(rows[0], ra_deg=rows[1].ra_deg, fold=(rows[1].fold + 1) % 5)
-    with pytest.raises(DatasetError, match="assign folds again"):
-        fold_lists([moved, *rows[1:]], 0, ProtocolConfig())
+    lists = fold_lists(rows, 0, ProtocolConfig())
+    with pytest.raises(DatasetError, match="is in train and in test"):
+        check_leaks(rows, replace(lists, test=np.append(lists.test, lists.train[0])), 2.0)
 
 
 def test_three_classes_join_the_supernovae() -> None:

@@ -51,7 +51,7 @@ def small_dataset(path: Path, change: Callable[[Sequence], Sequence] = lambda se
         }
         row |= {f"n_{band}": int((bands == number).sum()) for number, band in enumerate("ugriz", start=1)}
         row |= {"mjd_first": sequence.mjd_tai.min(), "mjd_last": sequence.mjd_tai.max()}
-        row |= {"group": object_id, "fold": fold, "file": file}
+        row |= {"group": object_id, "fold": fold, "step": "train" if fold >= 0 else "", "file": file}
         rows.append(row | {"sha256": file_sha256(path / file), "n_images": n_images})
     rows.sort(key=lambda row: row["object_id"])
     write_table(path / MANIFEST_FILE, rows, MANIFEST_SCHEMA)

@@ -52,7 +52,8 @@ def dataset(tmp_path: Path) -> Path:
         write_sequence(path / file, sequence)
         row = dict.fromkeys(MANIFEST_SCHEMA.names, 0)
         row |= {name: getattr(sequence, name) for name in ("object_id", "class_name", "confirmation")}
-        row |= {"group": object_id, "ra_deg": sequence.ra_deg, "dec_deg": sequence.dec_deg, "cell": "c", "file": file}
+        row |= {"group": object_id, "step": "train", "cell": "c", "file": file}
+        row |= {"ra_deg": sequence.ra_deg, "dec_deg": sequence.dec_deg}
         rows.append(row | {"sha256": file_sha256(path / file), "n_images": n_images})
     write_table(path / MANIFEST_FILE, rows, MANIFEST_SCHEMA)
     write_table(path / SKIPS_FILE, [], SKIPS_SCHEMA)
@@ -244,7 +245,7 @@ def test_a_dataset_of_schema_2_opens_and_is_checked_by_its_manifest(dataset: Pat
     """As the software of its time wrote it: other keys in dataset.json, fewer columns, no list of sums."""
     table = pq.read_table(dataset / MANIFEST_FILE)
     pq.write_table(
-        table.drop_columns(["group", "masked_fraction", "coverage", "psf_fwhm_arcsec"]), dataset / MANIFEST_FILE
+        table.drop_columns(["group", "step", "masked_fraction", "coverage", "psf_fwhm_arcsec"]), dataset / MANIFEST_FILE
     )
     content = json.loads((dataset / DATASET_FILE).read_text())
     for key in ("packages_sha256", "sources_sha256", "band_statistics"):

@@ -56,7 +56,7 @@ def make(path: Path, lengths: tuple[int, ...] = LENGTHS, seed: int = 0) -> Path:
         sequence = replace(make_sequence(length, SIZE, seed + number), object_id=str(100 + number))
         file = sequence_path(sequence.object_id)
         write_sequence(path / file, sequence)
-        row = dict.fromkeys(MANIFEST_SCHEMA.names, 0) | {"cell": "c", "group": sequence.object_id}
+        row = dict.fromkeys(MANIFEST_SCHEMA.names, 0) | {"cell": "c", "group": sequence.object_id, "step": "train"}
         row |= {name: getattr(sequence, name) for name in ("object_id", "class_name", "confirmation")}
         rows.append(row | {"file": file, "sha256": file_sha256(path / file), "n_images": length, "fold": number % 5})
     describe(path, rows)

@@ -113,6 +113,7 @@ def write_dataset(folder: Path, scale: float = 1.0) -> Path:
                 "confirmation": "spectroscopic",
                 "cell": "c",
                 "group": object_id,
+                "step": "train",
             }
             | {"file": sequence_path(object_id), "sha256": file_sha256(file), "n_images": len(sequence)}
         )

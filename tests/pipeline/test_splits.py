@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
-from pipeline.splits import assign_folds, duplicate_groups
+from pipeline.splits import assign_folds, assign_steps, duplicate_groups
 
 ARCSEC = 1 / 3600
 
@@ -116,3 +116,39 @@ def test_a_group_never_straddles_folds(places: list[tuple[int, str]], seed: int)
 def test_one_fold_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least 2"):
         deal([Item(0, 0)], folds=1)
+
+
+def steps(items: list[Item], folds: list[int], seed: int = 0, kept: list[str] | None = None) -> list[str]:
+    ra, dec = np.array([(item.ra_deg, item.dec_deg) for item in items]).T
+    return assign_steps(items, duplicate_groups(ra, dec, 2.0), np.array(folds, np.int16), seed=seed, kept=kept)
+
+
+def test_supernovae_train_or_fine_tune_by_how_they_are_known_and_duplicates_go_together() -> None:
+    beside = ARCSEC
+    items = [
+        Item(1, 0, "SNIa", "photometric"),
+        Item(2, 0, "SNOther", "spectroscopic"),
+        Item(3, 0, "SNIa", "photometric"),
+        Item(3 + beside, 0, "SNIa", "spectroscopic"),
+        Item(4, 0, "SNOther", "photometric"),
+        Item(4 + beside, 0, "AGN"),
+        Item(5, 0, "", ""),
+    ]
+    assert steps(items, [0, 1, 2, 2, 3, 3, -1]) == ["train", "fine-tune", "aside", "fine-tune", "train", "train", ""]
+
+
+def test_halves_are_even_in_every_class_and_fold_and_stay() -> None:
+    """Old objects keep their half when others come; what any four folds leave is even, too."""
+    items = [Item(0.1 * i, 0, name) for i, name in enumerate(["AGN"] * 906 + ["Variable"] * 3225)]
+    folds = deal(items)
+    step = steps(items, folds)
+    for name in ("AGN", "Variable"):
+        for test in range(5):
+            halves = Counter(
+                s for item, fold, s in zip(items, folds, step, strict=True) if item.class_name == name and fold != test
+            )
+            assert abs(halves["train"] - halves["fine-tune"]) <= 2
+    newcomers = [Item(0.1 * i + 0.05, 0) for i in range(100)]
+    after = steps(newcomers + items, [i % 5 for i in range(100)] + folds, seed=7, kept=[""] * 100 + step)
+    assert after[100:] == step
+    assert Counter(after[:100]) == {"train": 50, "fine-tune": 50}
