@@ -5,7 +5,9 @@ one. What is not valid never reaches a result: images of empty slots are zeroed,
 the 3D CNN and the feed-forward networks (so batch statistics are those of real blocks), layer
 normalisation and attention run over valid blocks alone, and so does the final maximum. In
 evaluation, a sequence's output therefore does not depend on how much padding follows it nor on
-what shares its batch. An empty slot inside a valid block is zeros, like the border of a convolution.
+what shares its batch. An empty slot inside a valid block is zeros, like the border of a convolution. With
+`padding="published"`, as in the authors' code, sequences are always padded to the configured M and all blocks count as
+valid.
 
 Shapes: B sequences, M images of C input channels, K images per block, N = M / K blocks, R valid blocks of the whole
 batch, D channels, H × W pixels (H' × W' after the CNN, written H W where only they occur).
@@ -19,10 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.attention import ConvAttention
+from model.attention import AdditiveAttention, PublishedAttention
 from model.backbone import BlockCNN
 from model.config import ModelConfig
-from model.embedding import PADDING, BandEmbed, positional_encoding
+from model.embedding import PADDING, BandEmbed, DateEncoding, positional_encoding
 
 
 class ConvEntion(nn.Module):
@@ -38,34 +40,48 @@ class ConvEntion(nn.Module):
         self.register_buffer("place_NDHW", positional_encoding(config.n_blocks, config.channels), persistent=False)
         self.layers = nn.ModuleList(ConvBertLayer(config) for _ in range(config.layers))
         self.head = Head(config)
+        # Last, so that the same seed gives the other parts the same weights with and without.
+        self.clock = DateEncoding(config.channels) if config.clock == "date" else None
 
-    def forward(self, pixels_BMCHW: Tensor, band_BM: Tensor, day_BM: Tensor) -> Tensor:  # noqa: ARG002
+    def forward(self, pixels_BMCHW: Tensor, band_BM: Tensor, day_BM: Tensor) -> Tensor:
         """Logits (B, classes) of the configured input channels, their band ids, and days since the first image.
 
         Any M up to the configured one. Images come first, padding (band id 0) after them; each sequence holds at
         least one image.
         """
-        K, places = self.config.block, self.place_NDHW
-        pixels_BMCHW, band_BM = _whole_blocks(pixels_BMCHW, band_BM, K)
+        K, published = self.config.block, self.config.padding == "published"
+        missing = self.config.images - band_BM.shape[1] if published else -band_BM.shape[1] % K
+        pixels_BMCHW, band_BM, day_BM = _pad(pixels_BMCHW, band_BM, day_BM, missing)
         x_BMCHW = self.embed(pixels_BMCHW, band_BM)  # (B, M, C + 1, H, W)
         x_BNKCHW = x_BMCHW.unflatten(1, (-1, K))  # (B, N, K, C + 1, H, W)
-        valid_BN = (band_BM != PADDING).unflatten(1, (-1, K)).any(dim=2)  # (B, N)
+        filled_BNK = (band_BM != PADDING).unflatten(1, (-1, K))
+        valid_BN = filled_BNK.any(dim=2)  # (B, N)
+        if published:
+            valid_BN = torch.ones_like(valid_BN)
         rows_R = valid_BN.flatten().nonzero().squeeze(1)  # places of valid blocks among the B·N
 
         s_RDHW = self.backbone(
             x_BNKCHW.flatten(0, 1).index_select(0, rows_R)
         )  # (R, K, C + 1, H, W) → (R, D, H', W'), Eq. 3
         x_BNDHW = _unpack(s_RDHW, rows_R, valid_BN.shape)  # (B, N, D, H', W'), zero where not valid
-        place_NDHW = places[: x_BNDHW.shape[1]].to(x_BNDHW.dtype)
+        place_BND11 = self._place(day_BM.unflatten(1, (-1, K)), filled_BNK).to(x_BNDHW.dtype)
         for index, layer in enumerate(self.layers):
             if index == 0 or self.config.positions == "each-layer":
-                x_BNDHW = x_BNDHW + place_NDHW  # Eq. 6
+                x_BNDHW = x_BNDHW + place_BND11  # Eq. 6
             x_BNDHW = layer(x_BNDHW, valid_BN, rows_R)  # (B, N, D, H', W')
 
         masked_BNDHW = x_BNDHW.masked_fill(~_over_maps(valid_BN), -torch.inf)
         peak_BDHW = masked_BNDHW.amax(dim=1)  # max over time
         logit_BC: Tensor = self.head(peak_BDHW)
         return logit_BC
+
+    def _place(self, day_BNK: Tensor, filled_BNK: Tensor) -> Tensor:
+        """Encoding of the rank of each block, and of its date where configured."""
+        rank_1ND11 = self.place_NDHW[None, : day_BNK.shape[1]]
+        if self.clock is None:
+            return rank_1ND11
+        date_BND11: Tensor = self.clock(day_BNK, filled_BNK)
+        return rank_1ND11 + date_BND11
 
     def freeze_encoder(self) -> None:
         """Leave only the classifier head to be trained."""
@@ -81,7 +97,8 @@ class ConvBertLayer(nn.Module):
         D, F = config.channels, config.ffn_channels
         shape_NDHW = (config.n_blocks, D, config.feature_size, config.feature_size)
         self.norm_attention = SequenceNorm(shape_NDHW)
-        self.attention = ConvAttention(D, config.heads, config.score_kernel)
+        kind = {"published": PublishedAttention, "additive": AdditiveAttention}[config.attention]
+        self.attention = kind(D, config.heads, config.score_kernel)
         self.norm_ffn = SequenceNorm(shape_NDHW)
         self.ffn = nn.Sequential(
             nn.Conv2d(D, F, kernel_size=3, padding=1), nn.ReLU(), nn.BatchNorm2d(F),
@@ -89,8 +106,7 @@ class ConvBertLayer(nn.Module):
         )  # fmt: skip
 
     def forward(self, x_BNDHW: Tensor, valid_BN: Tensor, rows_R: Tensor) -> Tensor:
-        context_B1DHW = self.attention(self.norm_attention(x_BNDHW, valid_BN), valid_BN)  # the same for all n
-        x_BNDHW = x_BNDHW + context_B1DHW
+        x_BNDHW = x_BNDHW + self.attention(self.norm_attention(x_BNDHW, valid_BN), valid_BN)
         normed_BNDHW = self.norm_ffn(x_BNDHW, valid_BN)
         y_RDHW = self.ffn(normed_BNDHW.flatten(0, 1).index_select(0, rows_R))  # valid blocks only
         return x_BNDHW + _unpack(y_RDHW, rows_R, valid_BN.shape)
@@ -133,13 +149,13 @@ class Head(nn.Sequential):
         )
 
 
-def _whole_blocks(pixels_BMCHW: Tensor, band_BM: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    """Append empty slots until M is a multiple of K."""
-    missing = -pixels_BMCHW.shape[1] % block
+def _pad(pixels_BMCHW: Tensor, band_BM: Tensor, day_BM: Tensor, missing: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Append `missing` empty slots."""
     if missing:
         pixels_BMCHW = functional.pad(pixels_BMCHW, (0, 0, 0, 0, 0, 0, 0, missing))
         band_BM = functional.pad(band_BM, (0, missing), value=PADDING)
-    return pixels_BMCHW, band_BM
+        day_BM = functional.pad(day_BM, (0, missing))
+    return pixels_BMCHW, band_BM, day_BM
 
 
 def _unpack(x_RDHW: Tensor, rows_R: Tensor, shape_BN: torch.Size) -> Tensor:

@@ -46,7 +46,7 @@ def describe_layers(config: ModelConfig) -> tuple[LayerDescription, ...]:
     return (
         _layer("band embedding", (M, C, S, S), (M, C + 1, S, S), network.embed),
         _layer("3D CNN", (N, *config.shapes[0]), maps, network.backbone),
-        _layer("positional encoding", maps, maps, None),
+        _layer("positional encoding", maps, maps, network.clock),
         *(_layer(f"ConvBERT layer {n}", maps, maps, layer) for n, layer in enumerate(network.layers, start=1)),
         _layer("max over time, classifier", maps, (len(config.classes),), network.head),
     )

@@ -1,15 +1,21 @@
-"""Which band an image is of, and which place in the sequence a block has.
+"""Which band an image is of, and which place in the sequence and in time a block has.
 
-Shapes: B sequences, M images, N blocks, C channels of an image, H × W pixels, D channels of a block.
+Shapes: B sequences, M images, N blocks, K images of a block, C channels of an image, H × W pixels, D channels of a
+block.
 """
 
 from __future__ import annotations
+
+import math
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 PADDING = 0
 """Band id of a slot that holds no image; u, g, r, i, z are 1 to 5."""
+PERIODS_DAY: Final = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+"""Of the sinusoids that encode a date: from night to night to over a season; the log of a gap tells seasons apart."""
 
 
 class BandEmbed(nn.Module):
@@ -40,3 +46,29 @@ def positional_encoding(n_blocks: int, channels: int) -> Tensor:
     angle_ND = place_N1 / 10000 ** (even_D / channels)
     is_even_D = torch.arange(channels) % 2 == 0
     return torch.where(is_even_D, angle_ND.sin(), angle_ND.cos()).float()[..., None, None]
+
+
+class DateEncoding(nn.Module):
+    """When each block was observed: sinusoids of its mean day, and the gap to the block before, mapped to D channels.
+
+    Zero before training, so that the network starts as the paper's; always zero for a block without image.
+    """
+
+    period_S: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("period_S", torch.tensor(PERIODS_DAY), persistent=False)
+        self.map = nn.Linear(2 * len(PERIODS_DAY) + 1, channels, bias=False)
+        nn.init.zeros_(self.map.weight)
+
+    def forward(self, day_BNK: Tensor, filled_BNK: Tensor) -> Tensor:
+        """(B, N, D, 1, 1) of days since the sequence's first image; empty slots do not count."""
+        filled_BNK = filled_BNK.to(self.map.weight.dtype)
+        count_BN = filled_BNK.sum(dim=2)
+        day_BN = (day_BNK * filled_BNK).sum(dim=2) / count_BN.clamp(min=1)
+        gap_BN = day_BN.diff(dim=1, prepend=day_BN[:, :1]).clamp(min=0)  # below 0 only where no image follows
+        angle_BNS = 2 * math.pi * day_BN[..., None] / self.period_S
+        features_BNF = torch.cat((angle_BNS.sin(), angle_BNS.cos(), gap_BN.log1p()[..., None]), dim=2)
+        date_BND: Tensor = self.map(features_BNF) * (count_BN > 0)[..., None]
+        return date_BND[..., None, None]

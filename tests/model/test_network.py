@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from model.attention import ConvAttention, attention_by_definition
+from model.attention import AdditiveAttention, PublishedAttention, attention_by_definition
 from model.backbone import BlockCNN, conv3d_real_taps
-from model.config import preset
+from model.config import ModelConfig, preset
 from model.convention import ConvEntion, SequenceNorm
 from model.describe import describe, n_parameters
 from model.embedding import positional_encoding
@@ -67,10 +67,10 @@ def test_leaving_out_padded_taps_is_exact(config) -> None:
         torch.testing.assert_close(conv3d_real_taps(x_RTCHW, stage.conv), expected, rtol=0, atol=1e-12)
 
 
-def attention_case(n_blocks: int = 7) -> tuple[ConvAttention, torch.Tensor, torch.Tensor]:
+def attention_case(n_blocks: int = 7) -> tuple[PublishedAttention, torch.Tensor, torch.Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        attention = ConvAttention(8, heads=4, score_kernel=5).double()
+        attention = PublishedAttention(8, heads=4, score_kernel=5).double()
         x_BNDHW = torch.randn(2, n_blocks, 8, 9, 9, dtype=torch.float64)
     return attention, x_BNDHW, torch.arange(n_blocks) < torch.tensor([[n_blocks], [n_blocks - 3]])
 
@@ -143,6 +143,73 @@ def test_order_and_band_matter() -> None:
     answer = network(image, band, day)
     assert not torch.allclose(network(image.flip(1), band.flip(1), day), answer, atol=1e-4)
     assert not torch.allclose(network(image, band % 5 + 1, day), answer, atol=1e-4)
+
+
+def options(**changes: object) -> ModelConfig:
+    return preset("small").updated(model={"images": 12, **changes}).model
+
+
+@pytest.mark.parametrize("attention", ["published", "additive"])
+@pytest.mark.parametrize("clock", ["none", "date"])
+def test_options_do_not_see_padding(attention: str, clock: str) -> None:
+    network = seeded_network(options(attention=attention, clock=clock)).double()
+    image, band, day = random_input(2, 12)
+    band[0, 4:], day[0, 4:] = 0, 0  # one block whole, one begun
+    if network.clock is not None:
+        nn.init.normal_(network.clock.map.weight, generator=torch.Generator().manual_seed(5))
+    alone = network(image[:1, :4].double(), band[:1, :4], day[:1, :4].double())
+    together = network(image.double(), band, day.double())
+    torch.testing.assert_close(together[:1], alone, rtol=0, atol=1e-12)
+
+
+def test_a_clock_starts_as_the_network_without_and_then_tells_time() -> None:
+    """Same seed, same answer before training; afterwards the dates count, up to their common origin."""
+    image, band, day = random_input(1, 12)
+    with torch.random.fork_rng():
+        plain, network = (ConvEntion(options(clock=clock)).eval() for clock in ("none", "date") if torch.manual_seed(6))
+    assert plain(image, band, day).equal(network(image, band, day))
+    with torch.no_grad():
+        nn.init.normal_(network.clock.map.weight, generator=torch.Generator().manual_seed(5))
+        assert not torch.allclose(network(image, band, day), network(image, band, 3 * day), atol=1e-3)
+
+
+def test_additive_attention_depends_on_the_query_and_fits_in_parts(monkeypatch) -> None:
+    """Brute force over pairs, in one piece and query by query, with gradients of everything."""
+    published, x_BNDHW, valid_BN = attention_case(5)
+    attention = AdditiveAttention(8, heads=4, score_kernel=5).double()
+    attention.load_state_dict(published.state_dict())
+    x_BNDHW.requires_grad_()
+
+    def by_pairs() -> torch.Tensor:
+        rows = []
+        for x_NDHW, valid_N in zip(x_BNDHW, valid_BN, strict=True):
+            query_NDHW, (key_NDHW, value_NDHW) = attention.query(x_NDHW), attention.key_value(x_NDHW).chunk(2, dim=1)
+            for query_DHW in query_NDHW:
+                weight_NTHW = attention.score(torch.tanh(query_DHW + key_NDHW))[valid_N].softmax(dim=0)
+                rows.append((weight_NTHW.repeat_interleave(2, dim=1) * value_NDHW[valid_N]).sum(dim=0))
+        return attention.merge(torch.stack(rows)).unflatten(0, valid_BN.shape)
+
+    def with_gradients(output_BNDHW: torch.Tensor) -> list[torch.Tensor]:
+        wanted = (x_BNDHW, *attention.parameters())
+        found = torch.autograd.grad(output_BNDHW.square().sum(), wanted, allow_unused=True)
+        return [output_BNDHW, *(torch.zeros_like(w) if g is None else g for g, w in zip(found, wanted, strict=True))]
+
+    expected = with_gradients(by_pairs())
+    for pair_values in (1 << 27, 1):
+        monkeypatch.setattr("model.attention.PAIR_VALUES", pair_values)
+        for left, right in zip(with_gradients(attention(x_BNDHW, valid_BN)), expected, strict=True):
+            torch.testing.assert_close(left, right, rtol=0, atol=1e-10)
+    assert (expected[0][0] - expected[0][0, :1]).abs().max() > 1e-4
+
+
+def test_published_padding_counts_like_images() -> None:
+    """As in the authors' code: what follows a sequence changes its answer, but not how much of it was passed."""
+    image, band, day = random_input(1, 6)
+    published = seeded_network(options(padding="published"))
+    answer = published(image, band, day)
+    padded = functional.pad(image, (0, 0, 0, 0, 0, 0, 0, 6)), functional.pad(band, (0, 6)), functional.pad(day, (0, 6))
+    torch.testing.assert_close(published(*padded), answer)
+    assert not torch.allclose(seeded_network(options())(image, band, day), answer, atol=1e-3)
 
 
 def test_positional_encoding_is_equations_4_and_5() -> None:
