@@ -146,9 +146,15 @@ def _make_all(
     workers: int,
     progress: Progress | None,
 ) -> dict[int, CellResult]:
-    """Make the chunks in processes; what each wrote, by number."""
+    """Make the chunks, in processes if they are several; what each wrote, by number."""
     done: dict[int, CellResult] = {}
     total = sum(len(chunk.objects) for chunk in chunks)
+    if workers == 1:
+        for chunk in chunks:
+            done[chunk.number] = _make_chunk(survey, benchmark, building, chunk)
+            if progress:
+                progress(sum(len(result.objects) for result in done.values()), total)
+        return done
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         waiting = {pool.submit(_make_chunk, survey, benchmark, building, chunk): chunk for chunk in chunks}
         try:
