@@ -73,6 +73,8 @@ class ModelConfig(Config):
     """Pixels on a side of an image [H = W]."""
     block: int = Field(default=3, ge=1, le=100)
     """Images per block of the 3D CNN [K]."""
+    bands_as: Literal["map", "channels"] = "map"
+    """How the network knows an image's band: by a learned map beside it, as in the paper, or by its channels."""
     band_rows: int = Field(default=10, ge=6, le=1000)
     """Rows of the band table; 0 is padding, 1-5 are u-z, the rest is the paper's and never used."""
     band_init_std: float = Field(default=1.0, gt=0)
@@ -119,11 +121,16 @@ class ModelConfig(Config):
     @property
     def shapes(self) -> list[tuple[int, int, int, int]]:
         """(time, channels, height, width) of a block before and after each convolution."""
-        found = [(self.block, 1 + len(self.inputs), self.size, self.size)]
+        found = [(self.block, self.block_channels, self.size, self.size)]
         for layer in self.convolutions:
             time, _, size, _ = found[-1]
             found.append((layer.time_after(time), layer.channels, layer.size_after(size), layer.size_after(size)))
         return found
+
+    @property
+    def block_channels(self) -> int:
+        """Channels of an image where the convolutions begin."""
+        return len(self.inputs) * len(BANDS) if self.bands_as == "channels" else len(self.inputs) + 1
 
     @property
     def n_blocks(self) -> int:

@@ -24,7 +24,7 @@ from torch.nn import functional
 from model.attention import AdditiveAttention, PublishedAttention
 from model.backbone import BlockCNN
 from model.config import ModelConfig
-from model.embedding import PADDING, BandEmbed, DateEncoding, positional_encoding
+from model.embedding import PADDING, BandChannels, BandEmbed, DateEncoding, positional_encoding
 
 
 class ConvEntion(nn.Module):
@@ -35,7 +35,9 @@ class ConvEntion(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = BandEmbed(config.band_rows, config.size, config.band_init_std)
+        self.embed: nn.Module = BandChannels()
+        if config.bands_as == "map":
+            self.embed = BandEmbed(config.band_rows, config.size, config.band_init_std)
         self.backbone = BlockCNN(config)
         self.register_buffer("place_NDHW", positional_encoding(config.n_blocks, config.channels), persistent=False)
         self.layers = nn.ModuleList(ConvBertLayer(config) for _ in range(config.layers))
@@ -52,7 +54,7 @@ class ConvEntion(nn.Module):
         K, published = self.config.block, self.config.padding == "published"
         missing = self.config.images - band_BM.shape[1] if published else -band_BM.shape[1] % K
         pixels_BMCHW, band_BM, day_BM = _pad(pixels_BMCHW, band_BM, day_BM, missing)
-        x_BMCHW = self.embed(pixels_BMCHW, band_BM)  # (B, M, C + 1, H, W)
+        x_BMCHW = self.embed(pixels_BMCHW, band_BM)  # (B, M, C + 1, H, W), or S·C channels
         x_BNKCHW = x_BMCHW.unflatten(1, (-1, K))  # (B, N, K, C + 1, H, W)
         filled_BNK = (band_BM != PADDING).unflatten(1, (-1, K))
         valid_BN = filled_BNK.any(dim=2)  # (B, N)

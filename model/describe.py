@@ -44,7 +44,7 @@ def describe_layers(config: ModelConfig) -> tuple[LayerDescription, ...]:
     M, N, D, F, S = config.images, config.n_blocks, config.channels, config.feature_size, config.size
     C, maps = len(config.inputs), (N, D, F, F)
     return (
-        _layer("band embedding", (M, C, S, S), (M, C + 1, S, S), network.embed),
+        _layer("band embedding", (M, C, S, S), (M, config.block_channels, S, S), network.embed),
         _layer("3D CNN", (N, *config.shapes[0]), maps, network.backbone),
         _layer("positional encoding", maps, maps, network.clock),
         *(_layer(f"ConvBERT layer {n}", maps, maps, layer) for n, layer in enumerate(network.layers, start=1)),

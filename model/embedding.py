@@ -1,7 +1,7 @@
 """Which band an image is of, and which place in the sequence and in time a block has.
 
-Shapes: B sequences, M images, N blocks, K images of a block, C channels of an image, H × W pixels, D channels of a
-block.
+Shapes: B sequences, M images, S = 5 bands, N blocks, K images of a block, C channels of an image, H × W pixels,
+D channels of a block.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.bands import BANDS
 
 PADDING = 0
 """Band id of a slot that holds no image; u, g, r, i, z are 1 to 5."""
@@ -37,6 +40,19 @@ class BandEmbed(nn.Module):
         filled_BM111 = (band_BM != PADDING)[..., None, None, None]
         pixels_BMCHW = pixels_BMCHW * filled_BM111  # zero in empty slots
         return torch.cat((pixels_BMCHW[:, :, :1], map_BM1HW, pixels_BMCHW[:, :, 1:]), dim=2)  # (B, M, C + 1, H, W)
+
+
+class BandChannels(nn.Module):
+    """Give each image channels of its own by band, zero in those of the other bands: nothing to learn.
+
+    A convolution then has weights for each band, so that a block's colours are one linear step away; beside a map of
+    the band it can only add one band's answer to another's.
+    """
+
+    def forward(self, pixels_BMCHW: Tensor, band_BM: Tensor) -> Tensor:
+        of_band_BMS = functional.one_hot(band_BM, len(BANDS) + 1)[..., 1:].to(pixels_BMCHW.dtype)
+        split_BMSCHW = of_band_BMS[..., None, None, None] * pixels_BMCHW[:, :, None]  # (B, M, S, C, H, W)
+        return split_BMSCHW.flatten(2, 3)  # (B, M, S·C, H, W)
 
 
 def positional_encoding(n_blocks: int, channels: int) -> Tensor:

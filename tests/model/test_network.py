@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from model.backbone import BlockCNN, conv3d_real_taps
 from model.config import ModelConfig, preset
 from model.convention import ConvEntion, SequenceNorm
 from model.describe import describe, n_parameters
-from model.embedding import positional_encoding
+from model.embedding import BandChannels, positional_encoding
 
 PAPER, SMALL = preset("paper").model, preset("small").model
 
@@ -210,6 +211,15 @@ def test_published_padding_counts_like_images() -> None:
     padded = functional.pad(image, (0, 0, 0, 0, 0, 0, 0, 6)), functional.pad(band, (0, 6)), functional.pad(day, (0, 6))
     torch.testing.assert_close(published(*padded), answer)
     assert not torch.allclose(seeded_network(options())(image, band, day), answer, atol=1e-3)
+
+
+def test_band_channels_hold_each_image_in_those_of_its_band() -> None:
+    pixels, band = torch.randn(2, 3, 2, 4, 4), torch.tensor([[1, 5, 0], [3, 3, 2]])
+    found = BandChannels()(pixels, band).unflatten(2, (5, 2))
+    for b, m in np.ndindex(2, 3):
+        for s in range(5):
+            expected = pixels[b, m] if band[b, m] == s + 1 else torch.zeros(2, 4, 4)
+            assert found[b, m, s].equal(expected)
 
 
 def test_positional_encoding_is_equations_4_and_5() -> None:
