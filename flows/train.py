@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 
 from flows.steps import step
+from model.bars import Bars
 from model.config import preset
 from model.evaluate import Evaluation, evaluate
 from model.runs import TrainResult, fine_tune, train
-from model.train import Progress
+from model.train import Progress, ProgressCallback
 
 LINES_PER_MODEL = 2
 """A model's training is told in about this many lines."""
@@ -28,7 +30,9 @@ def train_model(
     changes: dict[str, Any] | None = None,
     folds: Sequence[int] | None = None,
 ) -> TrainResult:
-    """Train on photometrically typed supernovae and half of AGN and Variables.
+    """Train on photometrically typed supernovae and half of AGN and Variables, in this process.
+
+    Several processes train without the flow: `torchrun --nproc-per-node 4 -m s82 train …`.
 
     Parameters
     ----------
@@ -44,13 +48,13 @@ def train_model(
         Folds to train; all by default.
     """
     config = preset(model).updated(**(changes or {}))
-    return step("train", retries=1)(train)(dataset, run, config, folds=folds, progress=Teller())
+    return step("train", retries=1)(train)(dataset, run, config, folds=folds, progress=watcher())
 
 
 @flow(name="fine-tune-model")
 def fine_tune_model(dataset: Path, run: Path) -> TrainResult:
     """Continue every trained model of `run` on spectroscopically confirmed objects."""
-    return step("fine-tune", retries=1)(fine_tune)(dataset, run, progress=Teller())
+    return step("fine-tune", retries=1)(fine_tune)(dataset, run, progress=watcher())
 
 
 @flow(name="evaluate-model")
@@ -76,6 +80,11 @@ def headline(result: Evaluation) -> list[dict[str, Any]]:
     ]
 
 
+def watcher() -> ProgressCallback:
+    """Bars at a terminal, lines in a log."""
+    return Bars() if sys.stderr.isatty() else Teller()
+
+
 class Teller:
     """Log a few epochs of every model, the last among them."""
 
@@ -85,11 +94,11 @@ class Teller:
 
     def __call__(self, progress: Progress) -> None:
         every = max(1, progress.epochs // LINES_PER_MODEL)
-        if progress.epoch % every and progress.epoch != progress.epochs:
+        if progress.epoch % every and not progress.is_last:
             return
         who = f"{progress.step} fold {progress.fold} member {progress.member}"
-        balanced = progress.validation_balanced_accuracy
-        validation = "" if balanced is None else f" · validation balanced accuracy {balanced:.2f}"
+        f1 = progress.validation_macro_f1
+        validation = "" if f1 is None else f" · validation macro F1 {f1:.2f}"
         self._logger.info(
             "%s · epoch %d/%d · loss %.3f%s", who, progress.epoch, progress.epochs, progress.loss, validation
         )

@@ -11,10 +11,11 @@ from typing import Final
 
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from model.config import Config
+from model.convention import ConvEntion
 from model.errors import RunError
 from model.export import save_tensors
 
@@ -30,6 +31,7 @@ class EpochMetrics(Config):
     validation_loss: float | None
     validation_accuracy: float | None
     validation_balanced_accuracy: float | None
+    validation_macro_f1: float | None = None
     lr: float
     seconds: float
 
@@ -39,6 +41,8 @@ class History(Config):
 
     metrics: tuple[EpochMetrics, ...] = ()
     best_epoch: int = 0
+    micro_batch: int | None = None
+    """Sequences computed at a time, once memory has run out."""
 
     @property
     def epochs_done(self) -> int:
@@ -50,7 +54,7 @@ class History(Config):
 class TrainingState:
     """All that the next epoch depends on, changed in place by each."""
 
-    network: nn.Module
+    network: ConvEntion
     optimizer: Optimizer
     history: History
     best: dict[str, Tensor]
