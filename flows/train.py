@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,11 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 
 from flows.steps import step
-from model.bars import Bars
 from model.config import preset
 from model.evaluate import Evaluation, evaluate
 from model.runs import TrainResult, fine_tune, train
-from model.train import Progress, ProgressCallback
-
-LINES_PER_MODEL = 2
-"""A model's training is told in about this many lines."""
+from model.train import ProgressCallback
+from model.watching import watcher
 
 
 @flow(name="train-model")
@@ -48,13 +44,13 @@ def train_model(
         Folds to train; all by default.
     """
     config = preset(model).updated(**(changes or {}))
-    return step("train", retries=1)(train)(dataset, run, config, folds=folds, progress=watcher())
+    return step("train", retries=1)(train)(dataset, run, config, folds=folds, progress=_watcher())
 
 
 @flow(name="fine-tune-model")
 def fine_tune_model(dataset: Path, run: Path) -> TrainResult:
     """Continue every trained model of `run` on spectroscopically confirmed objects."""
-    return step("fine-tune", retries=1)(fine_tune)(dataset, run, progress=watcher())
+    return step("fine-tune", retries=1)(fine_tune)(dataset, run, progress=_watcher())
 
 
 @flow(name="evaluate-model")
@@ -80,25 +76,7 @@ def headline(result: Evaluation) -> list[dict[str, Any]]:
     ]
 
 
-def watcher() -> ProgressCallback:
-    """Bars at a terminal, lines in a log."""
-    return Bars() if sys.stderr.isatty() else Teller()
-
-
-class Teller:
-    """Log a few epochs of every model, the last among them."""
-
-    def __init__(self) -> None:
-        self._logger = get_run_logger()
-        self._logger.info("torch %s on %d threads", torch.__version__, torch.get_num_threads())
-
-    def __call__(self, progress: Progress) -> None:
-        every = max(1, progress.epochs // LINES_PER_MODEL)
-        if progress.epoch % every and not progress.is_last:
-            return
-        who = f"{progress.step} fold {progress.fold} member {progress.member}"
-        f1 = progress.validation_macro_f1
-        validation = "" if f1 is None else f" · validation macro F1 {f1:.2f}"
-        self._logger.info(
-            "%s · epoch %d/%d · loss %.3f%s", who, progress.epoch, progress.epochs, progress.loss, validation
-        )
+def _watcher() -> ProgressCallback:
+    logger = get_run_logger()
+    logger.info("torch %s on %d threads", torch.__version__, torch.get_num_threads())
+    return watcher(logger.info)

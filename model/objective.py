@@ -22,7 +22,10 @@ def loss_of(logit_BC: Tensor, label_B: Tensor, config: TrainConfig) -> Tensor:
     classes = logit_BC.shape[1]
     log_p_BC = logit_BC.log_softmax(dim=1)
     unsure_BC = -torch.expm1(log_p_BC)  # 1 − p, exact where p is nearly 1
-    q_BC = functional.one_hot(label_B, classes) * (1 - config.label_smoothing) + config.label_smoothing / classes
+    q_BC = (
+        functional.one_hot(label_B, classes).to(log_p_BC.dtype) * (1 - config.label_smoothing)
+        + config.label_smoothing / classes
+    )
     # clamp: the slope of x^γ at 0 is infinite for γ < 1
     return -(q_BC * unsure_BC.clamp(min=torch.finfo(unsure_BC.dtype).tiny) ** config.focal_gamma * log_p_BC).sum(dim=1)
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from model.checkpoint import EpochMetrics, History
+from model.checkpoint import History
 from model.config import Config, RunConfig
 from model.convention import ConvEntion
 from model.data import Normalisation, Pack, pack_dataset, pick_device
@@ -29,7 +29,7 @@ from model.loader import Loader
 from model.protocol import FoldLists, Places, fold_lists, label_of, n_folds, taking_part
 from model.rundir import CONFIG_FILE, METRICS_FILE, Step, is_finished, step_dir
 from model.seeding import seeded
-from model.train import Examples, Job, ProgressCallback, fit
+from model.train import Examples, Job, ProgressCallback, fit, read_metrics
 from pipeline.atomic import write_text
 from pipeline.errors import DatasetError
 from pipeline.manifest import Dataset, ObjectRow, open_dataset
@@ -144,8 +144,8 @@ def train(
     run_dir, dataset = Path(run_dir), open_dataset(dataset_path)
     with joined(config.device, parallel) as team:
         record = _record_of(run_dir, dataset, config)
-        session = _open_session(run_dir, record, dataset)
-        lists = {fold: session.lists(fold) for fold in _check_folds(folds, session.n_folds)}
+        session = session_of(run_dir, record, dataset)
+        lists = {fold: session.lists(fold) for fold in check_folds(folds, session.n_folds)}
         for fold, of_fold in lists.items():
             _check_classes(session, of_fold.train, f"{dataset.path}, fold {fold}, has nothing to train on of")
             _warn_of_classes(session, of_fold.train_validation, f"fold {fold} has no %s to choose the epoch by")
@@ -189,7 +189,7 @@ def fine_tune(
     """
     record, dataset = open_run(dataset_path, run_dir)
     with joined(record.config.device, parallel) as team:
-        session = _open_session(Path(run_dir), record, dataset)
+        session = session_of(Path(run_dir), record, dataset)
         lists = {fold: session.lists(fold) for fold in finished_folds(session, "train")}
         for fold, of_fold in lists.items():
             if not len(of_fold.fine_tune):
@@ -236,7 +236,7 @@ def _train_models(
 def open_session(dataset_path: str | Path, run_dir: str | Path) -> Session:
     """Open an existing run with its dataset, images included (raises as `open_run`, and DatasetError as `train`)."""
     record, dataset = open_run(dataset_path, run_dir)
-    return _open_session(Path(run_dir), record, dataset)
+    return session_of(Path(run_dir), record, dataset)
 
 
 def open_run(dataset_path: str | Path, run_dir: str | Path) -> tuple[RunRecord, Dataset]:
@@ -287,7 +287,8 @@ def finished_folds(session: Session, step: Step) -> list[int]:
     return finished
 
 
-def _open_session(run_dir: Path, record: RunRecord, dataset: Dataset) -> Session:
+def session_of(run_dir: Path, record: RunRecord, dataset: Dataset) -> Session:
+    """Read the objects that take part, labels and images (raises DatasetError as `train`)."""
     objects = taking_part(dataset.objects)
     if n_folds(objects) < 2:
         raise DatasetError(f"{dataset.path} has no folds: build it with splits, or give its objects classes")
@@ -326,7 +327,8 @@ def _check_dataset(run_dir: Path, record: RunRecord, dataset: Dataset) -> None:
         )
 
 
-def _check_folds(folds: Sequence[int] | None, n: int) -> list[int]:
+def check_folds(folds: Sequence[int] | None, n: int) -> list[int]:
+    """Folds in order, each once, all by default (raises ModelConfigError where there is no such fold)."""
     chosen = sorted(set(range(n) if folds is None else folds))
     if not chosen or not set(chosen) <= set(range(n)):
         raise ModelConfigError(f"folds {chosen} were asked for, but the dataset has folds 0 to {n - 1}")
@@ -388,9 +390,10 @@ def _model_record(job: Job) -> ModelRecord:
 
 def read_history(folder: Path) -> History:
     """Metrics of a finished model, epoch by epoch, and the epoch that was kept."""
-    lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-    metrics = tuple(EpochMetrics.model_validate_json(line) for line in lines)
-    return History(metrics=metrics, best_epoch=read_description(folder).epoch)
+    metrics, best_epoch = read_metrics(folder / METRICS_FILE), read_description(folder).epoch
+    if best_epoch > len(metrics):
+        raise RunError(f"{folder / METRICS_FILE} lacks epoch {best_epoch}, whose weights were kept: was it changed?")
+    return History(metrics=metrics, best_epoch=best_epoch)
 
 
 def _version(package: str) -> str:

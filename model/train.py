@@ -129,6 +129,12 @@ def fit(
     return state.history
 
 
+def read_metrics(path: Path) -> tuple[EpochMetrics, ...]:
+    """Metrics of each finished epoch, none where there is no such file."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else ()
+    return tuple(EpochMetrics.model_validate_json(line) for line in lines)
+
+
 def _is_over(history: History, config: TrainConfig) -> bool:
     return history.epochs_done >= config.epochs or has_settled(history, config)
 

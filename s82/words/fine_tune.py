@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from model.bars import Bars
 from model.distributed import Parallel, is_told, under_torchrun
 from model.runs import fine_tune, open_run
-from s82.output import as_json, show
+from model.watching import watcher
+from s82.output import as_json, show, stderr_line
 from s82.words.train import parallel_option
 
 
@@ -25,7 +25,7 @@ def command(dataset: Path, run: Path, parallel: Parallel, as_json: bool) -> None
     """
     open_run(dataset, run)  # say what is wrong before Prefect takes its ten seconds
     if under_torchrun():
-        result = fine_tune(dataset, run, progress=Bars() if is_told() else None, parallel=parallel)
+        result = fine_tune(dataset, run, progress=watcher(stderr_line) if is_told() else None, parallel=parallel)
         if is_told():
             show(result.model_dump(mode="json"), as_json=as_json)
         return

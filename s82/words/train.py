@@ -8,13 +8,13 @@ from typing import Any, get_args
 
 import click
 
-from model.bars import Bars
 from model.config import preset as preset_of
 from model.distributed import Parallel, is_told, under_torchrun
 from model.runs import train
+from model.watching import watcher
 from pipeline.manifest import open_dataset
 from s82.options import Command
-from s82.output import as_json, show
+from s82.output import as_json, show, stderr_line
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def command(
     config = preset_of(preset).updated(**changes)  # say what is wrong before Prefect takes its ten seconds
     open_dataset(dataset)
     if under_torchrun():
-        bars = Bars() if is_told() else None
+        bars = watcher(stderr_line) if is_told() else None
         result = train(dataset, run, config, folds=list(folds) or None, progress=bars, parallel=parallel)
         if is_told():
             show(result.model_dump(mode="json"), as_json=as_json)
