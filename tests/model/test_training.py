@@ -226,6 +226,7 @@ def test_without_a_compiler_training_goes_on_and_says_so(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler about torch itself
 def test_compiled_training_learns_the_same(tiny_dataset: Path, tmp_path: Path) -> None:
     losses = []
     for choice in ("on", "off"):
