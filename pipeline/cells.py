@@ -306,7 +306,7 @@ def _write_objects(
         if not records:
             harvest.skips.append(Skip("no-image", "every frame that covers it was skipped", object_id=target.object_id))
             continue
-        sequence = _sequence(target, records, survey)
+        sequence = stack_records(target, records, survey)
         sha256 = write_sequence(dataset / sequence_path(target.object_id), sequence)
         rows.append(manifest_row(sequence, sha256, cell.cell_id))
         moments[target.object_id] = pixel_moments(sequence, survey.thumbnails.bands)
@@ -323,7 +323,7 @@ def _write_objects(
     )
 
 
-def _sequence(target: Target, records: list[dict[str, Any]], survey: SurveyConfig) -> Sequence:
+def stack_records(target: Target, records: list[dict[str, Any]], survey: SurveyConfig) -> Sequence:
     """Stack an object's records in time order."""
     ordered = sorted(records, key=lambda record: (record["mjd_tai"], record["band_id"], record["run"]))
     arrays = {

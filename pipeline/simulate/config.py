@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -19,6 +19,9 @@ Label = Literal[
     "SNIb", "SNIc", "pSNIbc", "zSNIbc", "SLSN", "Unknown",
 ]  # fmt: skip
 """`Classification` in the master table of Sako et al. 2018 (PASP 130, 064002)."""
+
+SEQUENCES: Final = "sequences"
+"""The part of `[simulation]` that only `pipeline.simulate.benchmark` reads."""
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -149,7 +152,9 @@ def simulation_config(survey: SurveyConfig) -> SimulationConfig:
             f"survey {survey.name!r} has no [simulation] section: only a survey that has one is simulated"
         )
     try:
-        config = SimulationConfig.model_validate(survey.simulation)
+        config = SimulationConfig.model_validate(
+            {key: value for key, value in survey.simulation.items() if key != SEQUENCES}
+        )
     except ValidationError as error:
         raise ConfigError(f"survey {survey.name!r}, [simulation]: {explain(error)}") from error
     _check_index(survey, config)

@@ -66,25 +66,42 @@ def sn_ia_flux(
     late = _at((0.01, 0.02, 0.04, 0.06, 0.05, 0.04), band, redshift) * np.exp(-np.clip(phase, 0, None) / 60.0)
     shape = (shape + late * (phase > 0) * (1 - np.exp(-np.clip(phase, 0, None) / 20.0))) * _switch_on(phase, IA_RISE_D)
     colours = (2.2, 0.75, 0.0, 0.05, 0.45, 0.55)
-    reddening = colour * (_at((7.0, 4.8, 3.6, 2.5, 1.9, 1.4), band, redshift) - 2.5)
     offset = _at(colours, band, redshift) - _at(colours, "r", redshift)
-    return np.asarray(nmgy(peak_r_mag + offset + reddening) * shape)
+    return np.asarray(nmgy(peak_r_mag + offset + _reddening(colour, band, redshift)) * shape)
 
 
-def sn_ibc_flux(mjd: Floats, band: Band, *, peak_mjd: float, peak_r_mag: float, redshift: float) -> Floats:
-    """Flux [nMgy] of a SN Ib or Ic."""
+def _reddening(colour: float, band: Band, redshift: float) -> float:
+    """Magnitudes by which dust of an excess B - V dims a band beyond r's share."""
+    return colour * (_at((7.0, 4.8, 3.6, 2.5, 1.9, 1.4), band, redshift) - 2.5)
+
+
+def sn_ibc_flux(
+    mjd: Floats, band: Band, *, peak_mjd: float, peak_r_mag: float, redshift: float, colour: float = 0.0
+) -> Floats:
+    """Flux [nMgy] of a SN Ib or Ic; `colour` as of a SN Ia."""
     phase = (mjd - peak_mjd) / (1 + redshift)
     fall_d = _at((8.0, 9.0, 13.0, 20.0, 23.0, 26.0), band, redshift)
     shape = _bazin(phase, 3.2, fall_d) * _switch_on(phase, 16.0)
     colours = (3.4, 1.9, 0.55, 0.0, -0.1, -0.15)
     offset = _at(colours, band, redshift) - _at(colours, "r", redshift)
-    return nmgy(peak_r_mag + offset) * shape
+    return nmgy(peak_r_mag + offset + _reddening(colour, band, redshift)) * shape
 
 
 def sn_iip_flux(
-    mjd: Floats, band: Band, *, peak_mjd: float, peak_r_mag: float, redshift: float, plateau_d: float
+    mjd: Floats,
+    band: Band,
+    *,
+    peak_mjd: float,
+    peak_r_mag: float,
+    redshift: float,
+    plateau_d: float,
+    decline: float = 0.0,
+    colour: float = 0.0,
 ) -> Floats:
-    """Flux [nMgy] of a SN II-P whose plateau ends `plateau_d` rest-frame days after maximum."""
+    """Flux [nMgy] of a SN II-P whose plateau ends `plateau_d` rest-frame days after maximum.
+
+    `decline` [mag per rest-frame day] tilts it in all bands, up to that of a SN II-L; `colour` as of a SN Ia.
+    """
     phase = (mjd - peak_mjd) / (1 + redshift)
     after = np.clip(phase, 0, None)
     slope = _at((0.15, 0.10, 0.035, 0.010, 0.005, 0.003), band, redshift)
@@ -92,7 +109,7 @@ def sn_iip_flux(
     colours = (0.3, 0.0, 0.0, 0.05, 0.1, 0.15)
     offset = _at(colours, band, redshift) - _at(colours, "r", redshift)
     # The ultraviolet fades to a floor, the line-blanketed photosphere of the plateau.
-    fading = np.minimum(slope * after, 3.0) + drop
+    fading = np.minimum(slope * after, 3.0) + drop + decline * after + _reddening(colour, band, redshift)
     return nmgy(peak_r_mag + offset + fading) * _switch_on(np.minimum(phase, 0.0), 8.0)
 
 

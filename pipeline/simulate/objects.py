@@ -88,7 +88,7 @@ def draw_target(
         dec_deg,
         (ra_deg - east / 3600 / np.cos(np.deg2rad(dec_deg))) % 360,
         dec_deg - north / 3600,
-        _host_flux(host_r, parameters.get("redshift", 0.0), rng),
+        host_flux(host_r, parameters.get("redshift", 0.0), rng),
         radius,
         **shape,
         parameters=parameters,
@@ -178,7 +178,8 @@ def _offset_arcsec(
     )
 
 
-def _host_flux(r_mag: float, redshift: float, rng: np.random.Generator) -> tuple[float, ...]:
+def host_flux(r_mag: float, redshift: float, rng: np.random.Generator) -> tuple[float, ...]:
+    """Flux of a host [nMgy] in ugriz; 0 where its magnitude is infinite."""
     if not np.isfinite(r_mag):
         return (0.0,) * 5
     g_r = float(np.clip(rng.normal(0.55, 0.12) + 1.2 * min(redshift, 0.4), 0.3, 1.5))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
 from pipeline.simulate.camera import EQUATOR, FIELD_STEP, N_COLS, N_ROWS, PIXEL_DEG
-from pipeline.simulate.config import SimulationConfig
+from pipeline.simulate.config import FieldConfig, SimulationConfig
 from pipeline.simulate.lightcurves import nmgy
 from pipeline.simulate.objects import Target, draw_target, kind_of
 
@@ -76,7 +76,7 @@ def draw_population(config: SimulationConfig) -> Population:
         )
         for cid, (label, kind), (ra, dec) in zip(ids, sorts, positions, strict=True)
     )
-    return Population(stars, galaxies, _hosts(targets), targets)
+    return Population(stars, galaxies, hosts_of(targets), targets)
 
 
 def _season(config: SimulationConfig) -> tuple[float, float]:
@@ -105,9 +105,37 @@ def _magnitudes(count: int, slope: float, brightest: float, faintest: float, rng
 
 
 def _count(per_field: int, slope: float, brightest: float, faintest: float, area_fields: float) -> int:
-    """Sources down to `faintest`, from the number per field down to r = 22."""
+    return round(_expected(per_field, slope, brightest, faintest) * area_fields)
+
+
+def _expected(per_field: int, slope: float, brightest: float, faintest: float) -> float:
+    """Sources per field down to `faintest`, from their number down to r = 22."""
     growth = (10 ** (slope * faintest) - 10 ** (slope * brightest)) / (10 ** (slope * 22) - 10 ** (slope * brightest))
-    return round(per_field * growth * area_fields)
+    return per_field * growth
+
+
+def field_stars(field: FieldConfig, where_deg: tuple[float, float], half_px: float, rng: np.random.Generator) -> Stars:
+    """As many as fall by chance into a square about a place, brighter than 17 left out."""
+    area = (2 * half_px) ** 2 / (N_ROWS * N_COLS)
+    expected = _expected(field.stars_r22, field.star_slope, 17.0, field.faintest_r) * area
+    row, col = rng.uniform(-half_px, half_px, (2, int(rng.poisson(expected))))
+    r = _magnitudes(row.size, field.star_slope, 17.0, field.faintest_r, rng)
+    return _stars_of(r, *_around(where_deg, row, col), rng)
+
+
+def field_galaxies(
+    field: FieldConfig, where_deg: tuple[float, float], half_px: float, rng: np.random.Generator
+) -> Galaxies:
+    """The same of galaxies."""
+    area = (2 * half_px) ** 2 / (N_ROWS * N_COLS)
+    expected = _expected(field.galaxies_r22, field.galaxy_slope, 15.5, 22.0) * area
+    row, col = rng.uniform(-half_px, half_px, (2, int(rng.poisson(expected))))
+    r = _magnitudes(row.size, field.galaxy_slope, 15.5, 22.0, rng)
+    return _galaxies_of(r, *_around(where_deg, row, col), rng)
+
+
+def _around(where_deg: tuple[float, float], row: Floats, col: Floats) -> tuple[Floats, Floats]:
+    return EQUATOR.to_sky(where_deg[0] + PIXEL_DEG * row, where_deg[1] + PIXEL_DEG * col)
 
 
 def _draw_stars(config: SimulationConfig, rng: np.random.Generator) -> Stars:
@@ -118,13 +146,18 @@ def _draw_stars(config: SimulationConfig, rng: np.random.Generator) -> Stars:
     row = rng.uniform(-half_rows, half_rows, count)
     col = rng.uniform(-half_cols, half_cols, count)
     r = _magnitudes(count, field.star_slope, field.brightest_r, field.faintest_r, rng)
+    return _stars_of(r, *_to_sky(config, row, col), rng)
+
+
+def _stars_of(r: Floats, ra: Floats, dec: Floats, rng: np.random.Generator) -> Stars:
+    """Give stars of these magnitudes their colours."""
+    count = r.size
     # Bright stars are turn-off stars and giants, faint ones increasingly M dwarfs.
     dwarf = rng.uniform(size=count) < np.clip((r - 15.0) / 8.0, 0.1, 0.7)
     g_r = np.where(dwarf, 1.40 + 0.06 * rng.standard_normal(count), rng.triangular(0.2, 0.4, 1.2, count))
     r_i = np.where(dwarf, rng.uniform(0.6, 1.8, count), 0.40 * g_r - 0.04 + 0.02 * rng.standard_normal(count))
     i_z = 0.55 * r_i + 0.02 * rng.standard_normal(count)
     u_g = np.where(dwarf, 2.5, np.clip(0.65 + 1.25 * g_r, 0.8, 2.2)) + 0.08 * rng.standard_normal(count)
-    ra, dec = _to_sky(config, row, col)
     return Stars(ra, dec, _fluxes(r, u_g, g_r, r_i, i_z))
 
 
@@ -136,10 +169,15 @@ def _draw_galaxies(config: SimulationConfig, rng: np.random.Generator) -> Galaxi
     row = rng.uniform(-half_rows, half_rows, count)
     col = rng.uniform(-half_cols, half_cols, count)
     r = _magnitudes(count, field.galaxy_slope, 15.5, 22.0, rng)
+    return _galaxies_of(r, *_to_sky(config, row, col), rng)
+
+
+def _galaxies_of(r: Floats, ra: Floats, dec: Floats, rng: np.random.Generator) -> Galaxies:
+    """Give galaxies of these magnitudes size, shape and colours."""
+    count = r.size
     radius = 1.3 * 10 ** (-0.11 * (r - 20.0)) * np.exp(0.25 * rng.standard_normal(count))
     red = rng.uniform(size=count) < 0.4
     g_r = np.where(red, 1.1, 0.6) + 0.15 * rng.standard_normal(count)
-    ra, dec = _to_sky(config, row, col)
     return Galaxies(
         ra,
         dec,
@@ -184,7 +222,8 @@ def _place_targets(config: SimulationConfig, stars: Stars, rng: np.random.Genera
     return list(zip(ra.tolist(), dec.tolist(), strict=True))
 
 
-def _hosts(targets: tuple[Target, ...]) -> Galaxies:
+def hosts_of(targets: tuple[Target, ...]) -> Galaxies:
+    """The hosts as galaxies, a row per target."""
     return Galaxies(
         np.array([target.host_ra_deg for target in targets]),
         np.array([target.host_dec_deg for target in targets]),

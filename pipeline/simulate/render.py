@@ -52,11 +52,11 @@ def render(
     ghost_RC = _add_ghost(source_RC, strip, rng)
     expected_RC = source_RC + _sky(conditions, strip.n_rows)
     dn_RC = add_noise(expected_RC, conditions.ccd.gain_e_per_dn, conditions.ccd.dark_variance_dn2, rng)
-    satur_RC = _saturate(dn_RC, conditions.ccd.saturation_dn)
-    cosmic_ray_RC = _cosmic_rays(config.field.cosmic_rays, strip.n_rows, rng)
+    satur_RC = saturate(dn_RC, conditions.ccd.saturation_dn)
+    cosmic_ray_RC = cosmic_rays(config.field.cosmic_rays, dn_RC.shape, rng)
     interp_RC = satur_RC | cosmic_ray_RC
     interp_RC[:, _bad_column(config, strip)] = True
-    _interpolate(dn_RC, interp_RC)
+    interpolate(dn_RC, interp_RC)
     return Recorded(dn_RC, satur_RC, cosmic_ray_RC, interp_RC, ghost_RC)
 
 
@@ -72,14 +72,14 @@ def _draw_sources(strip: Strip, conditions: Conditions, population: Population, 
     flux = np.append(stars.flux_nmgy_N5[:, band], point_flux_nmgy)
     row, col = strip.astrometry.to_pixel(ra, dec)
     epsf.add_to(canvas.array, col - 0.5, row - 0.5, flux * dn_per_nmgy)
-    psf = _galsim_psf(conditions.psf)
+    psf = galsim_psf(conditions.psf)
     for galaxies in (population.galaxies, population.hosts):
-        _draw_galaxies(canvas, galaxies, strip, band, psf, dn_per_nmgy)
+        draw_galaxies(canvas, galaxies, strip, band, psf, dn_per_nmgy)
     # Columns of unequal sensitivity count unequally; the calibration vector takes it out again.
     return np.asarray(canvas.array * conditions.flat_C.astype(np.float32))
 
 
-def _galsim_psf(psf: DoubleGaussian) -> galsim.GSObject:
+def galsim_psf(psf: DoubleGaussian) -> galsim.GSObject:
     narrow = galsim.Gaussian(sigma=psf.sigma1_px * PIXEL_ARCSEC, flux=psf.sigma1_px**2)
     wide = galsim.Gaussian(sigma=psf.sigma2_px * PIXEL_ARCSEC, flux=psf.wing * psf.sigma2_px**2)
     return galsim.Add(narrow, wide).withFlux(1.0)
@@ -97,7 +97,7 @@ class EffectivePsf:
         """Draw it with GalSim; the fit that the double Gaussian stands for has the pixel in it."""
         half = int(np.ceil(PSF_SIGMAS * psf.sigma2_px))
         size = 2 * (half + 1) * OVERSAMPLING + 1
-        image = _galsim_psf(psf).drawImage(nx=size, ny=size, scale=PIXEL_ARCSEC / OVERSAMPLING, method="no_pixel")
+        image = galsim_psf(psf).drawImage(nx=size, ny=size, scale=PIXEL_ARCSEC / OVERSAMPLING, method="no_pixel")
         return cls(image.array * np.float32(OVERSAMPLING**2), half)
 
     def add_to(self, image: Image, x_pix: Floats, y_pix: Floats, flux: Floats) -> None:
@@ -130,9 +130,10 @@ class EffectivePsf:
         return np.asarray((1 - u) * upper + u * lower)
 
 
-def _draw_galaxies(
+def draw_galaxies(
     canvas: galsim.ImageF, galaxies: Galaxies, strip: Strip, band: int, psf: galsim.GSObject, dn_per_nmgy: float
 ) -> None:
+    """Add those that reach into the canvas, whose bounds are pixels of the strip [counts]."""
     row, col = strip.astrometry.to_pixel(galaxies.ra_deg_N, galaxies.dec_deg_N)
     counts = galaxies.flux_nmgy_N5[:, band] * dn_per_nmgy
     for k in np.flatnonzero(counts > 0):
@@ -172,7 +173,7 @@ def add_noise(expected_RC: Image, gain: float, dark_variance: float, rng: np.ran
     return np.rint(counts).astype(np.int32)
 
 
-def _saturate(dn_RC: NDArray[np.int32], full_well_dn: int) -> Mask:
+def saturate(dn_RC: NDArray[np.int32], full_well_dn: int) -> Mask:
     """Let what a full pixel cannot hold bleed along its column, and return which pixels are full or next to it."""
     satur_RC = dn_RC >= full_well_dn
     for column in np.flatnonzero(satur_RC.any(axis=0)):
@@ -206,17 +207,18 @@ def _bleed(dn_R: NDArray[np.int32], full_well_dn: int) -> None:
     np.minimum(dn_R, full_well_dn, out=dn_R)
 
 
-def _cosmic_rays(per_field: int, n_rows: int, rng: np.random.Generator) -> Mask:
-    """Pixels hit: single ones and short straight tracks."""
-    mask_RC = np.zeros((n_rows, N_COLS), dtype=bool)
-    count = round(per_field * n_rows / N_ROWS)
+def cosmic_rays(per_field: float, shape: tuple[int, ...], rng: np.random.Generator, count: int | None = None) -> Mask:
+    """Pixels hit: single ones and short straight tracks; as many as are due on so many rows, or `count`."""
+    n_rows, n_cols = shape
+    mask_RC = np.zeros((n_rows, n_cols), dtype=bool)
+    count = round(per_field * n_rows / N_ROWS) if count is None else count
     length = np.minimum(rng.geometric(0.4, count), 12)
-    y, x = rng.uniform(0, n_rows, count), rng.uniform(0, N_COLS, count)
+    y, x = rng.uniform(0, n_rows, count), rng.uniform(0, n_cols, count)
     angle = rng.uniform(0, np.pi, count)
     for k in range(count):
         along = np.arange(length[k])
         rows = np.clip(y[k] + along * np.sin(angle[k]), 0, n_rows - 1).astype(int)
-        cols = np.clip(x[k] + along * np.cos(angle[k]), 0, N_COLS - 1).astype(int)
+        cols = np.clip(x[k] + along * np.cos(angle[k]), 0, n_cols - 1).astype(int)
         mask_RC[rows, cols] = True
     return mask_RC
 
@@ -239,11 +241,12 @@ def _add_ghost(source_RC: Image, strip: Strip, rng: np.random.Generator) -> Mask
     return mask_RC
 
 
-def _interpolate(dn_RC: NDArray[np.int32], bad_RC: Mask) -> None:
+def interpolate(dn_RC: NDArray[np.int32], bad_RC: Mask) -> None:
     """Replace every run of bad pixels by the straight line between the good ones at its two ends, in place."""
     rows, first, last = pixel_runs(bad_RC).T
-    left, right = dn_RC[rows, np.maximum(first - 1, 0)], dn_RC[rows, np.minimum(last + 1, N_COLS - 1)]
-    left, right = np.where(first == 0, right, left), np.where(last == N_COLS - 1, left, right)
+    end = dn_RC.shape[1] - 1
+    left, right = dn_RC[rows, np.maximum(first - 1, 0)], dn_RC[rows, np.minimum(last + 1, end)]
+    left, right = np.where(first == 0, right, left), np.where(last == end, left, right)
     length = last - first + 1
     step = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length) + 1
     weight = step / np.repeat(length + 1, length)

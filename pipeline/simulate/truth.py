@@ -51,12 +51,13 @@ def epochs(targets: Sequence[Target], strips: Sequence[Strip]) -> Epochs:
 def write_truth(folder: Path, population: Population, strips: Sequence[Strip], seen: Epochs) -> None:
     """Write objects.parquet, epochs.parquet and stars.parquet into `folder`."""
     folder.mkdir(parents=True)
-    pq.write_table(_objects(population.targets), folder / "objects.parquet")
-    pq.write_table(_epochs(population.targets, strips, seen), folder / "epochs.parquet")
+    pq.write_table(object_table(population.targets), folder / "objects.parquet")
+    pq.write_table(epoch_table(population.targets, strips, seen), folder / "epochs.parquet")
     pq.write_table(_stars(population.stars), folder / "stars.parquet")
 
 
-def _objects(targets: Sequence[Target]) -> pa.Table:
+def object_table(targets: Sequence[Target]) -> pa.Table:
+    """One row per object: where and what it is, its host, its light curve's parameters."""
     return pa.table(
         {
             "object_id": [str(target.cid) for target in targets],
@@ -77,12 +78,11 @@ def _objects(targets: Sequence[Target]) -> pa.Table:
     )
 
 
-def _epochs(targets: Sequence[Target], strips: Sequence[Strip], seen: Epochs) -> pa.Table:
+def epoch_table(targets: Sequence[Target], strips: Sequence[Strip], seen: Epochs) -> pa.Table:
     """One row per object and strip that the object's centre falls on."""
     n_rows = np.array([strip.n_rows for strip in strips])
     on_strip = (seen.row_TS >= 0) & (seen.row_TS < n_rows) & (seen.col_TS >= 0) & (seen.col_TS < N_COLS)
     t, s = np.nonzero(on_strip)
-    seen_by = [strips[int(k)] for k in s]
     seen_by = [strips[int(k)] for k in s]
     host_T5 = np.array([target.host_flux_nmgy for target in targets]).reshape(-1, 5)
     band_S = np.array([BANDS.index(strip.band) for strip in strips])
