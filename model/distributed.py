@@ -154,18 +154,20 @@ class TeamBatchNorm(nn.BatchNorm2d):
         return new
 
     def forward(self, x_FCHW: Tensor) -> Tensor:
+        """Also of values (F, C) that are no maps."""
         if not self.training:
             return super().forward(x_FCHW)
+        others = [dim for dim in range(x_FCHW.dim()) if dim != 1]
+        shape = [-1] + [1] * (x_FCHW.dim() - 2)  # channels before pixels
         full_FCHW = x_FCHW.float() if x_FCHW.dtype == torch.bfloat16 else x_FCHW
         count_1 = full_FCHW.new_full((1,), full_FCHW.numel() // self.num_features)
-        total_C1 = _sum_of_all(torch.cat((full_FCHW.sum(dim=(0, 2, 3)), count_1)))
-        count = total_C1[-1]
-        mean_C = total_C1[:-1] / count
-        centred_FCHW = full_FCHW - mean_C[:, None, None]
-        variance_C = _sum_of_all(centred_FCHW.square().sum(dim=(0, 2, 3))) / count
+        total = _sum_of_all(torch.cat((full_FCHW.sum(dim=others), count_1)))
+        mean_C, count = total[:-1] / total[-1], total[-1]
+        centred_FCHW = full_FCHW - mean_C.view(shape)
+        variance_C = _sum_of_all(centred_FCHW.square().sum(dim=others)) / count
         self._follow(mean_C.detach(), variance_C.detach(), count.detach())
-        scale_C11 = (self.weight * torch.rsqrt(variance_C + self.eps))[:, None, None]
-        y_FCHW: Tensor = centred_FCHW * scale_C11 + self.bias[:, None, None]
+        scale_C = self.weight * torch.rsqrt(variance_C + self.eps)
+        y_FCHW: Tensor = centred_FCHW * scale_C.view(shape) + self.bias.view(shape)
         return y_FCHW.to(x_FCHW.dtype)
 
     @torch.no_grad()

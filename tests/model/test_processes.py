@@ -46,7 +46,7 @@ def test_a_killed_training_continues_to_the_same_bits(tiny_dataset: Path, tmp_pa
     config = TINY.updated(
         model={"dropout": 0.3},
         train={
-            "epochs": 24, "patience": 9, "warmup_epochs": 3, "clip_norm": 0.5, "freeze": "gradual",
+            "epochs": 16, "patience": 7, "warmup_epochs": 3, "clip_norm": 0.5, "freeze": "gradual",
             "unfreeze_every": 2, "label_smoothing": 0.1, "loss": "focal", "optimizer": "adamw", "amsgrad": True,
             "deterministic": True, "lr": 1e-3,
         },
@@ -79,10 +79,12 @@ def test_processes_that_share_batches_step_as_one_does(tmp_path: Path) -> None:
         torch.testing.assert_close(shared[name], tensor, rtol=1e-9, atol=1e-10, msg=name)
 
 
-@pytest.mark.parametrize("freeze", ["nothing", "gradual"])
-def test_processes_that_share_batches_learn_as_one_does(tiny_dataset: Path, tmp_path: Path, freeze: str) -> None:
-    """A low learning rate keeps what rounding does small: Adam makes as long a step of the smallest gradient."""
-    config = TINY.updated(train={"lr": 2e-5, "freeze": freeze, "unfreeze_every": 1})
+def test_processes_that_share_batches_learn_as_one_does(tiny_dataset: Path, tmp_path: Path) -> None:
+    """While one part after the other joins in; losses to 1e-5.
+
+    A low learning rate keeps what rounding does small: Adam makes as long a step of the smallest gradient.
+    """
+    config = TINY.updated(train={"epochs": 5, "lr": 2e-5, "freeze": "gradual", "unfreeze_every": 1})
     train(tiny_dataset, tmp_path / "one", config, folds=[1])
     finish(start_team(2, train_fold, tiny_dataset, tmp_path / "two", config, "batch"))
     one, two = history_of(tmp_path / "one"), history_of(tmp_path / "two")
