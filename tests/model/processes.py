@@ -77,6 +77,15 @@ def start_team(size: int, target: Callable[..., None], *arguments: Any) -> list[
     return [start(target, *arguments, environment=common | rank) for rank in ranks]
 
 
+def kill_at(process: BaseProcess, metrics: Path, epochs: int, delay: float) -> None:
+    """SIGKILL, `delay` seconds after so many epochs are written down."""
+    while process.is_alive() and not (metrics.is_file() and len(metrics.read_text().splitlines()) >= epochs):
+        time.sleep(0.005)
+    time.sleep(delay)
+    process.kill()
+    process.join()
+
+
 def finish(processes: list[BaseProcess]) -> float:
     """Wait for processes that must end well; how long that took [s]."""
     started = time.monotonic()

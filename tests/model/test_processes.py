@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from model.checkpoint import History
 from model.config import preset
-from model.rundir import WEIGHTS_FILE, step_dir
+from model.rundir import METRICS_FILE, WEIGHTS_FILE, step_dir
 from model.runs import read_history, train
 from tests.model.processes import (
     double_precision_steps,
     finish,
+    kill_at,
     start,
     start_team,
     train_fold,
@@ -51,17 +53,14 @@ def test_a_killed_training_continues_to_the_same_bits(tiny_dataset: Path, tmp_pa
             "deterministic": True, "lr": 1e-3,
         },
     )  # fmt: skip
-    seconds = finish([start(train_fold, tiny_dataset, tmp_path / "whole", config, "models")])
+    finish([start(train_fold, tiny_dataset, tmp_path / "whole", config, "models")])
     folder = step_dir(tmp_path / "broken", 1, 0, "train")
-    killed = 0
-    for moment in random.Random(4).sample(range(1, 10), 2):
+    moments = random.Random(4)
+    for epochs in (moments.randint(1, 4), moments.randint(5, 9)):
         process = start(train_fold, tiny_dataset, tmp_path / "broken", config, "models")
-        process.join(seconds * moment / 10)
-        process.kill()
-        process.join()
-        killed += process.exitcode != 0 and folder.is_dir()
+        kill_at(process, folder / METRICS_FILE, epochs, delay=moments.uniform(0, 0.1))
+        assert process.exitcode == -signal.SIGKILL
     finish([start(train_fold, tiny_dataset, tmp_path / "broken", config, "models")])
-    assert killed
     assert history_of(tmp_path / "broken") == history_of(tmp_path / "whole")
     left, right = weights_of(tmp_path / "whole"), weights_of(tmp_path / "broken")
     assert all(left[name].equal(right[name]) for name in left | right)

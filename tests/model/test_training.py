@@ -11,6 +11,7 @@ import torch
 from sklearn.metrics import f1_score
 from torch import Tensor
 
+import model.train
 from model.checkpoint import EpochMetrics, History
 from model.config import RunConfig, TrainConfig, preset
 from model.convention import ConvEntion
@@ -188,6 +189,25 @@ def test_where_memory_runs_out_a_step_is_made_in_pieces(caplog: pytest.LogCaptur
     assert len(caplog.records) == 1
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(pieces.state_dict()[name], tensor, msg=name)
+
+
+def test_what_fits_into_memory_is_known_after_a_kill(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited = []
+
+    def for_training(network: ConvEntion, *others: object) -> Limited:
+        limited.append(Limited(network, most=5))
+        return limited[-1]
+
+    def stop(progress: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model.train, "for_training", for_training)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_dataset, tmp_path, TINY.updated(train={"epochs": 2}), folds=[0], progress=stop)
+    train(tiny_dataset, tmp_path, TINY.updated(train={"epochs": 2}), folds=[0])
+    assert [each.sizes for each in limited] == [[8, 4, 4], [4, 4]]
 
 
 def test_memory_for_not_even_one_sequence_is_one_clear_error() -> None:
