@@ -48,8 +48,8 @@ def test_a_killed_training_continues_to_the_same_bits(tiny_dataset: Path, tmp_pa
     config = TINY.updated(
         model={"dropout": 0.3},
         train={
-            "epochs": 16, "patience": 7, "warmup_epochs": 3, "clip_norm": 0.5, "freeze": "gradual",
-            "unfreeze_every": 2, "label_smoothing": 0.1, "loss": "focal", "optimizer": "adamw", "amsgrad": True,
+            "epochs": 16, "patience": 7, "samples_per_epoch": 5, "batch": 3, "warmup_epochs": 3,
+            "clip_norm": 0.5, "freeze": "gradual", "unfreeze_every": 2, "label_smoothing": 0.1, "loss": "focal", "optimizer": "adamw", "amsgrad": True,
             "deterministic": True, "lr": 1e-3,
         },
     )  # fmt: skip
@@ -93,9 +93,9 @@ def test_processes_that_share_batches_learn_as_one_does(tiny_dataset: Path, tmp_
 
 
 def test_processes_that_share_models_train_the_same_models(tiny_dataset: Path, tmp_path: Path) -> None:
-    config = TINY.updated(protocol={"members": 3}, train={"epochs": 1})
+    config = TINY.updated(protocol={"members": 2}, train={"epochs": 1})
     train(tiny_dataset, tmp_path / "one", config, folds=[1])
     finish(start_team(2, train_fold, tiny_dataset, tmp_path / "two", config, "models"))
-    for member in range(3):
+    for member in range(2):
         left, right = weights_of(tmp_path / "one", member), weights_of(tmp_path / "two", member)
         assert all(left[name].equal(right[name]) for name in left | right)

@@ -283,6 +283,6 @@ def test_a_class_too_small_for_the_folds_is_told(
     sources += [(name, "photometric") for name in ("SNIa", "SNOther") for _ in range(5)]
     sources += [("SNOther", "spectroscopic")] * 5
     dataset = dataset_writer(tmp_path / "data", sources, n_images=(2, 3))
-    train(dataset, tmp_path / "run", TINY, folds=[0])
+    train(dataset, tmp_path / "run", TINY.updated(train={"samples_per_epoch": 2}), folds=[0])
     assert "2 of 5 folds have no SNIa to test" in caplog.text
     assert "no SNOther to test" not in caplog.text
