@@ -216,14 +216,18 @@ def test_a_survey_without_a_benchmark_is_one_clear_error(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_peak_magnitude_alone_tells_too_little_and_light_curves_tell_more(tmp_path: Path) -> None:
-    """Balanced accuracy over five folds, of trees on measured fluxes: under 60 % by brightness, well above by shape."""
+    """Balanced accuracy over five folds, of trees on measured fluxes: under 60 % by brightness, far above by all.
+
+    Peaks in all five bands are mostly colour, and tell much; so they do of the real classes.
+    """
     survey = load_survey("benchmark")
     result = simulate_sequences(survey, tmp_path, n_objects=800, nights=12)
     peak, shape, label = features(result.dataset)
-    by_peak, by_shape = balanced_accuracy(peak, label), balanced_accuracy(np.hstack((peak, shape)), label)
-    print(f"peak magnitudes {by_peak:.3f}, light curves {by_shape:.3f} of {len(label)} objects")  # noqa: T201
+    by_peak, by_colour = balanced_accuracy(peak[:, 2:3], label), balanced_accuracy(peak, label)
+    by_shape = balanced_accuracy(np.hstack((peak, shape)), label)
+    print(f"r peak {by_peak:.3f}, ugriz peaks {by_colour:.3f}, light curves {by_shape:.3f}, {len(label)} objects")  # noqa: T201
     assert by_peak < 0.60
-    assert by_shape > by_peak + 0.05
+    assert by_peak + 0.2 < by_colour < by_shape < 0.9
 
 
 def features(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
