@@ -14,10 +14,8 @@ from flows.steps import step
 from model.config import preset
 from model.evaluate import Evaluation, evaluate
 from model.runs import TrainResult, fine_tune, train
-from model.train import Progress
-
-LINES_PER_MODEL = 2
-"""A model's training is told in about this many lines."""
+from model.train import ProgressCallback
+from model.watching import watcher
 
 
 @flow(name="train-model")
@@ -28,7 +26,9 @@ def train_model(
     changes: dict[str, Any] | None = None,
     folds: Sequence[int] | None = None,
 ) -> TrainResult:
-    """Train on photometrically typed supernovae and half of AGN and Variables.
+    """Train on photometrically typed supernovae and half of AGN and Variables, in this process.
+
+    Several processes train without the flow: `torchrun --nproc-per-node 4 -m s82 train …`.
 
     Parameters
     ----------
@@ -44,13 +44,13 @@ def train_model(
         Folds to train; all by default.
     """
     config = preset(model).updated(**(changes or {}))
-    return step("train", retries=1)(train)(dataset, run, config, folds=folds, progress=Teller())
+    return step("train", retries=1)(train)(dataset, run, config, folds=folds, progress=_watcher())
 
 
 @flow(name="fine-tune-model")
 def fine_tune_model(dataset: Path, run: Path) -> TrainResult:
     """Continue every trained model of `run` on spectroscopically confirmed objects."""
-    return step("fine-tune", retries=1)(fine_tune)(dataset, run, progress=Teller())
+    return step("fine-tune", retries=1)(fine_tune)(dataset, run, progress=_watcher())
 
 
 @flow(name="evaluate-model")
@@ -76,20 +76,7 @@ def headline(result: Evaluation) -> list[dict[str, Any]]:
     ]
 
 
-class Teller:
-    """Log a few epochs of every model, the last among them."""
-
-    def __init__(self) -> None:
-        self._logger = get_run_logger()
-        self._logger.info("torch %s on %d threads", torch.__version__, torch.get_num_threads())
-
-    def __call__(self, progress: Progress) -> None:
-        every = max(1, progress.epochs // LINES_PER_MODEL)
-        if progress.epoch % every and progress.epoch != progress.epochs:
-            return
-        who = f"{progress.step} fold {progress.fold} member {progress.member}"
-        balanced = progress.validation_balanced_accuracy
-        validation = "" if balanced is None else f" · validation balanced accuracy {balanced:.2f}"
-        self._logger.info(
-            "%s · epoch %d/%d · loss %.3f%s", who, progress.epoch, progress.epochs, progress.loss, validation
-        )
+def _watcher() -> ProgressCallback:
+    logger = get_run_logger()
+    logger.info("torch %s on %d threads", torch.__version__, torch.get_num_threads())
+    return watcher(logger.info)

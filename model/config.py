@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from model.errors import ModelConfigError
 from pipeline.bands import BANDS, Band
@@ -153,19 +153,58 @@ class TrainConfig(Config):
 
     epochs: int = Field(ge=1, le=100_000)
     batch: int = Field(default=128, ge=1)
-    """Sequences per step."""
+    """Sequences per step, of all processes together."""
+    micro_batch: int | None = Field(default=None, ge=1)
+    """Sequences that a process computes at a time; the gradients of a step are added up. None: all at once, and fewer
+    once memory runs out."""
     samples_per_epoch: int | None = Field(default=None, ge=1)
     """Sequences drawn per epoch, by inverse class frequency with replacement; None: as many as there are objects."""
     optimizer: Literal["adam", "adamw"] = "adam"
+    amsgrad: bool = False
+    """Never let the denominator of Adam's step shrink (Reddi et al. 2018); the authors' code does so."""
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0, ge=0)
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate over the epochs; cosine ends at zero."""
+    warmup_epochs: int = Field(default=0, ge=0)
+    """Epochs in which the learning rate first rises, in even steps."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Longest gradient, over all weights together; None: any."""
+    loss: Literal["cross-entropy", "focal"] = "cross-entropy"
+    """`focal` (Lin et al. 2017) gives less weight to what is answered well already; the authors' code has it."""
+    focal_gamma: float = Field(default=2, ge=0)
+    label_smoothing: Fraction = 0
+    """Part of each label that is spread evenly over all classes."""
     max_rotation_deg: float = Field(default=15, ge=0, le=180)
-    freeze: Literal["nothing", "encoder"] = "nothing"
-    """`encoder`: only the classifier head is trained and batch statistics stay as they are."""
-    select: Literal["best", "last"] = "best"
-    """Keep the weights of the epoch with the lowest class-balanced validation loss, or of the last epoch."""
+    freeze: Literal["nothing", "encoder", "gradual"] = "nothing"
+    """`encoder`: only the classifier head is trained and batch statistics stay as they are. `gradual`: so it begins;
+    then, from the top, one ConvBERT layer after the other joins in, and at last the 3D CNN."""
+    unfreeze_every: int = Field(default=5, ge=1)
+    """Epochs from one part to the next where `freeze` is `gradual`."""
+    select: Literal["macro-f1", "loss", "last"] = "macro-f1"
+    """Keep the weights of the epoch with the highest validation macro F1 (of equal ones, that with the lowest loss),
+    with the lowest class-balanced validation loss, or of the last epoch."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many epochs that were no better, by `select`; None: go on to the last."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`bfloat16`: multiply matrices in it, with weights and sums in float32 (autocast); `auto` does so on a GPU."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether torch compiles the network; `auto` on a GPU, where the steps are enough to make up for a minute of it."""
+    deterministic: bool = False
+    """Only algorithms that repeat to the bit: slower on a GPU; on a CPU they all do."""
+
+    @field_validator("select", mode="before")
+    @classmethod
+    def _by_its_old_name(cls, value: Any) -> Any:
+        return "loss" if value == "best" else value  # runs of version 0.1
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs}) must be fewer than epochs ({self.epochs})")
+        if self.patience is not None and self.select == "last":
+            raise ValueError("patience needs select to say what is better: macro-f1 or loss, not last")
+        return self
 
 
 class ProtocolConfig(Config):

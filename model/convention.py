@@ -85,11 +85,6 @@ class ConvEntion(nn.Module):
         date_BND11: Tensor = self.clock(day_BNK, filled_BNK)
         return rank_1ND11 + date_BND11
 
-    def freeze_encoder(self) -> None:
-        """Leave only the classifier head to be trained."""
-        self.requires_grad_(False)
-        self.head.requires_grad_(True)
-
 
 class ConvBertLayer(nn.Module):
     """Pre-norm residual attention and feed-forward network (Sect. 3.3)."""

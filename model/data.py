@@ -120,11 +120,11 @@ class Pack:
 
 def pick_device(config: RunConfig) -> torch.device:
     """The device a run uses; `auto` is the GPU where there is one. Raises ModelConfigError where `cuda` is absent."""
-    if config.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if config.device == "cuda" and not torch.cuda.is_available():
+    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
         raise ModelConfigError("device is cuda, but torch finds no GPU here: set device to auto or cpu")
-    return torch.device(config.device)
+    return torch.device("cuda", torch.cuda.current_device())  # with its number, as tensors say it
 
 
 def pack_dataset(dataset: Dataset, rows: Sequence[ObjectRow], config: RunConfig) -> Pack:

@@ -7,7 +7,7 @@ finished models are kept, an unfinished one continues from its last epoch.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,20 +18,22 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from model.checkpoint import EpochMetrics, History
+from model.checkpoint import History
 from model.config import Config, RunConfig
 from model.convention import ConvEntion
 from model.data import Normalisation, Pack, pack_dataset, pick_device
+from model.distributed import ALONE, Parallel, Team, joined
 from model.errors import ModelConfigError, RunError
 from model.export import load_model, read_description
 from model.loader import Loader
 from model.protocol import FoldLists, Places, fold_lists, label_of, n_folds, taking_part
 from model.rundir import CONFIG_FILE, METRICS_FILE, Step, is_finished, step_dir
 from model.seeding import seeded
-from model.train import Examples, Job, ProgressCallback, fit
+from model.train import Examples, Job, ProgressCallback, fit, read_metrics
 from pipeline.atomic import write_text
 from pipeline.errors import DatasetError
 from pipeline.manifest import Dataset, ObjectRow, open_dataset
+from pipeline.splits import is_photometric
 from pipeline.validation import explain
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class ModelRecord(Config):
     validation_loss: float | None
     validation_accuracy: float | None
     validation_balanced_accuracy: float | None
+    validation_macro_f1: float | None
     seconds: float
 
 
@@ -119,8 +122,15 @@ def train(
     *,
     folds: Sequence[int] | None = None,
     progress: ProgressCallback | None = None,
+    parallel: Parallel = "models",
 ) -> TrainResult:
     """Step 1: train every member of the folds (all by default) on photometric supernovae and half of AGN and Variables.
+
+    Parameters
+    ----------
+    parallel
+        How processes that torchrun started share the work: see `model.distributed`. It is no part of the
+        configuration: a run may be continued by any number of processes, in either way.
 
     Raises
     ------
@@ -132,29 +142,43 @@ def train(
         The loss is not finite.
     """
     run_dir, dataset = Path(run_dir), open_dataset(dataset_path)
-    record = _record_of(run_dir, dataset, config)
-    session = _open_session(run_dir, record, dataset)
-    chosen = _check_folds(folds, session.n_folds)
-    write_text(run_dir / CONFIG_FILE, record.model_dump_json(indent=2) + "\n")  # once nothing speaks against it
-    models = []
-    for fold in chosen:
-        lists = session.lists(fold)
-        _check_classes(session, lists.train, f"{dataset.path}, fold {fold}, has nothing to train on of")
-        loader = session.loader(session.pack.normalisation(lists.train.tolist()))
-        for member in range(config.protocol.members):
-            job = _job(session, fold, member, "train")
-            if not is_finished(job.folder):
-                with seeded(job.epoch_seed(0), torch.device("cpu")):  # the same start on every device
-                    network = ConvEntion(config.model).to(session.device)
-                fit(network, loader, session.examples(lists.train, lists.train_validation), config.train, job, progress)
-            models.append(_model_record(job))
-    return TrainResult(run_dir=run_dir, dataset_id=record.dataset_id, step="train", models=tuple(models))
+    with joined(config.device, parallel) as team:
+        record = _record_of(run_dir, dataset, config)
+        session = session_of(run_dir, record, dataset)
+        lists = {fold: session.lists(fold) for fold in check_folds(folds, session.n_folds)}
+        for fold, of_fold in lists.items():
+            _check_classes(session, of_fold.train, f"{dataset.path}, fold {fold}, has nothing to train on of")
+            _warn_of_classes(session, of_fold.train_validation, f"fold {fold} has no %s to choose the epoch by")
+
+        def fit_one(job: Job, crew: Team) -> None:
+            of_fold = lists[job.fold]
+            loader = session.loader(session.pack.normalisation(of_fold.train.tolist()))
+            with seeded(job.epoch_seed(0), torch.device("cpu")):  # the same start on every device
+                network = ConvEntion(config.model).to(session.device)
+            examples = session.examples(of_fold.train, of_fold.train_validation)
+            fit(network, loader, examples, config.train, job, progress, crew)
+
+        if team.is_first:
+            _warn_of_rare_classes(session)
+        team.wait()  # all have seen what run is there
+        if team.is_first:
+            write_text(run_dir / CONFIG_FILE, record.model_dump_json(indent=2) + "\n")  # nothing speaks against it
+        return _train_models(session, list(lists), "train", fit_one, team, parallel)
 
 
 def fine_tune(
-    dataset_path: str | Path, run_dir: str | Path, *, progress: ProgressCallback | None = None
+    dataset_path: str | Path,
+    run_dir: str | Path,
+    *,
+    progress: ProgressCallback | None = None,
+    parallel: Parallel = "models",
 ) -> TrainResult:
     """Step 2: continue every trained model on spectroscopic supernovae and the other half of AGN and Variables.
+
+    Parameters
+    ----------
+    parallel
+        As in `train`.
 
     Raises
     ------
@@ -163,31 +187,56 @@ def fine_tune(
     DatasetError, TrainingError
         As in `train`.
     """
-    session = open_session(dataset_path, run_dir)
-    models = []
-    for fold in finished_folds(session, "train"):
-        lists = session.lists(fold)
-        if not len(lists.fine_tune):
-            raise DatasetError(f"{dataset_path}: fold {fold} has no spectroscopic object to fine-tune on")
-        for name in _classes_without(session, lists.fine_tune):
-            log.warning("fold %d has no %s to fine-tune on: expect the model to forget this class", fold, name)
-        for member in range(session.config.protocol.members):
-            job = _job(session, fold, member, "fine-tune")
-            if not is_finished(job.folder):
-                trained = load_model(step_dir(session.run_dir, fold, member, "train"), session.device)
-                loader = session.loader(trained.file.normalisation)
-                examples = session.examples(lists.fine_tune, lists.fine_tune_validation)
-                fit(trained.network, loader, examples, session.config.fine_tune, job, progress)
-            models.append(_model_record(job))
+    record, dataset = open_run(dataset_path, run_dir)
+    with joined(record.config.device, parallel) as team:
+        session = session_of(Path(run_dir), record, dataset)
+        lists = {fold: session.lists(fold) for fold in finished_folds(session, "train")}
+        for fold, of_fold in lists.items():
+            if not len(of_fold.fine_tune):
+                raise DatasetError(f"{dataset_path}: fold {fold} has no spectroscopic object to fine-tune on")
+            _warn_of_classes(
+                session, of_fold.fine_tune, f"fold {fold} has no %s to fine-tune on: expect the model to forget it"
+            )
+            _warn_of_classes(session, of_fold.fine_tune_validation, f"fold {fold} has no %s to choose the epoch by")
+
+        def fit_one(job: Job, crew: Team) -> None:
+            of_fold = lists[job.fold]
+            trained = load_model(step_dir(session.run_dir, job.fold, job.member, "train"), session.device)
+            loader = session.loader(trained.file.normalisation)
+            examples = session.examples(of_fold.fine_tune, of_fold.fine_tune_validation)
+            fit(trained.network, loader, examples, session.config.fine_tune, job, progress, crew)
+
+        return _train_models(session, list(lists), "fine-tune", fit_one, team, parallel)
+
+
+def _train_models(
+    session: Session,
+    folds: Sequence[int],
+    step: Step,
+    fit_one: Callable[[Job, Team], None],
+    team: Team,
+    parallel: Parallel,
+) -> TrainResult:
+    """Train what is not finished: all processes model by model, or each models of its own."""
+    jobs = [_job(session, fold, member, step) for fold in folds for member in range(session.config.protocol.members)]
+    pending = [job for job in jobs if not is_finished(job.folder)]
+    team.wait()  # all have the same list before the first model is finished
+    together = parallel == "batch"
+    for job in pending if together else team.part(pending):
+        fit_one(job, team if together else ALONE)
+    team.wait()
     return TrainResult(
-        run_dir=session.run_dir, dataset_id=session.record.dataset_id, step="fine-tune", models=tuple(models)
+        run_dir=session.run_dir,
+        dataset_id=session.record.dataset_id,
+        step=step,
+        models=tuple(map(_model_record, jobs)),
     )
 
 
 def open_session(dataset_path: str | Path, run_dir: str | Path) -> Session:
     """Open an existing run with its dataset, images included (raises as `open_run`, and DatasetError as `train`)."""
     record, dataset = open_run(dataset_path, run_dir)
-    return _open_session(Path(run_dir), record, dataset)
+    return session_of(Path(run_dir), record, dataset)
 
 
 def open_run(dataset_path: str | Path, run_dir: str | Path) -> tuple[RunRecord, Dataset]:
@@ -238,7 +287,8 @@ def finished_folds(session: Session, step: Step) -> list[int]:
     return finished
 
 
-def _open_session(run_dir: Path, record: RunRecord, dataset: Dataset) -> Session:
+def session_of(run_dir: Path, record: RunRecord, dataset: Dataset) -> Session:
+    """Read the objects that take part, labels and images (raises DatasetError as `train`)."""
     objects = taking_part(dataset.objects)
     if n_folds(objects) < 2:
         raise DatasetError(f"{dataset.path} has no folds: build it with splits, or give its objects classes")
@@ -277,7 +327,8 @@ def _check_dataset(run_dir: Path, record: RunRecord, dataset: Dataset) -> None:
         )
 
 
-def _check_folds(folds: Sequence[int] | None, n: int) -> list[int]:
+def check_folds(folds: Sequence[int] | None, n: int) -> list[int]:
+    """Folds in order, each once, all by default (raises ModelConfigError where there is no such fold)."""
     chosen = sorted(set(range(n) if folds is None else folds))
     if not chosen or not set(chosen) <= set(range(n)):
         raise ModelConfigError(f"folds {chosen} were asked for, but the dataset has folds 0 to {n - 1}")
@@ -287,6 +338,26 @@ def _check_folds(folds: Sequence[int] | None, n: int) -> list[int]:
 def _check_classes(session: Session, places: Places, complaint: str) -> None:
     if absent := _classes_without(session, places):
         raise DatasetError(f"{complaint} {', '.join(absent)}: it needs at least one object of each class")
+
+
+def _warn_of_rare_classes(session: Session) -> None:
+    """Where a class has fewer objects that may test than there are folds."""
+    testing = np.array([not is_photometric(row) for row in session.objects])
+    for label, name in enumerate(session.config.model.classes):
+        n = int((testing & (session.label_O == label)).sum())
+        if n < session.n_folds:
+            log.warning(
+                "%d of %d folds have no %s to test: its scores will say little",
+                session.n_folds - n,
+                session.n_folds,
+                name,
+            )
+
+
+def _warn_of_classes(session: Session, places: Places, complaint: str) -> None:
+    """Where a list that is not empty lacks a class."""
+    for name in _classes_without(session, places) if len(places) else ():
+        log.warning(complaint, name)
 
 
 def _classes_without(session: Session, places: Places) -> list[str]:
@@ -312,15 +383,17 @@ def _model_record(job: Job) -> ModelRecord:
         validation_loss=kept.validation_loss,
         validation_accuracy=kept.validation_accuracy,
         validation_balanced_accuracy=kept.validation_balanced_accuracy,
+        validation_macro_f1=kept.validation_macro_f1,
         seconds=sum(epoch.seconds for epoch in history.metrics),
     )
 
 
 def read_history(folder: Path) -> History:
     """Metrics of a finished model, epoch by epoch, and the epoch that was kept."""
-    lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-    metrics = tuple(EpochMetrics.model_validate_json(line) for line in lines)
-    return History(metrics=metrics, best_epoch=read_description(folder).epoch)
+    metrics, best_epoch = read_metrics(folder / METRICS_FILE), read_description(folder).epoch
+    if best_epoch > len(metrics):
+        raise RunError(f"{folder / METRICS_FILE} lacks epoch {best_epoch}, whose weights were kept: was it changed?")
+    return History(metrics=metrics, best_epoch=best_epoch)
 
 
 def _version(package: str) -> str:

@@ -28,6 +28,7 @@ WORDS = {
     "dataset": "List, compare, verify and clear away published datasets.",
     "train": "Train on photometrically typed objects (flow train-model).",
     "fine-tune": "Fine-tune on spectroscopically confirmed objects (flow fine-tune-model).",
+    "search": "Search hyper-parameters on photometrically typed objects, resumable.",
     "evaluate": "Evaluate a fine-tuned run on its test folds (flow evaluate-model).",
     "model": "Describe the network.",
     "report": "Write the HTML page of a dataset, with a run if given.",

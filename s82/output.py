@@ -33,6 +33,11 @@ def show(content: Mapping[str, Any], *, as_json: bool) -> None:
         click.echo(f"{key:<{width}}  {text}")
 
 
+def stderr_line(text: str) -> None:
+    """Say something that is not the result."""
+    click.echo(text, err=True)
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows below the names of their columns, numbers to the right; None as nothing."""
     if not rows:

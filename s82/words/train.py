@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from model.config import preset as preset_of
+from model.distributed import Parallel, is_told, under_torchrun
+from model.runs import train
+from model.watching import watcher
 from pipeline.manifest import open_dataset
-from s82.output import as_json, show
+from s82.options import Command
+from s82.output import as_json, show, stderr_line
 
 
 def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
@@ -34,20 +38,47 @@ def parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
     return changes
 
 
+def parallel_option(command: Command) -> Command:
+    """`--parallel`: what several processes share."""
+    return click.option(
+        "--parallel",
+        type=click.Choice(get_args(Parallel)),
+        default="models",
+        show_default=True,
+        help="Under torchrun: each process trains models of its own, or all share every batch.",
+    )(command)
+
+
 @click.command("train")
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.argument("run", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--preset", default="small", show_default=True, help="paper or small.")
 @click.option("--set", "settings", multiple=True, metavar="PART.NAME=VALUE", help="Change one setting of the preset.")
 @click.option("--fold", "folds", type=int, multiple=True, help="Train this fold only; may be repeated.")
+@parallel_option
 @as_json
 def command(
-    dataset: Path, run: Path, preset: str, settings: tuple[str, ...], folds: tuple[int, ...], as_json: bool
+    dataset: Path,
+    run: Path,
+    preset: str,
+    settings: tuple[str, ...],
+    folds: tuple[int, ...],
+    parallel: Parallel,
+    as_json: bool,
 ) -> None:
-    """Step 1: train on the photometrically typed objects of DATASET into the run directory RUN."""
+    """Step 1: train on the photometrically typed objects of DATASET into the run directory RUN.
+
+    Several GPUs: torchrun --nproc-per-node N -m s82 train DATASET RUN …
+    """
     changes = parse_settings(settings)
-    preset_of(preset).updated(**changes)  # say what is wrong before Prefect takes its ten seconds
+    config = preset_of(preset).updated(**changes)  # say what is wrong before Prefect takes its ten seconds
     open_dataset(dataset)
+    if under_torchrun():
+        bars = watcher(stderr_line) if is_told() else None
+        result = train(dataset, run, config, folds=list(folds) or None, progress=bars, parallel=parallel)
+        if is_told():
+            show(result.model_dump(mode="json"), as_json=as_json)
+        return
     from flows.train import train_model
 
     result = train_model(dataset, run, model=preset, changes=changes, folds=list(folds) or None)

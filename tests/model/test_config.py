@@ -1,8 +1,11 @@
 """Configuration says what is wrong, by name."""
 
+import re
+from pathlib import Path
+
 import pytest
 
-from model.config import PRESETS, THREE_CLASSES, ModelConfig, RunConfig, preset
+from model.config import PRESETS, THREE_CLASSES, ModelConfig, RunConfig, TrainConfig, preset
 from model.errors import ModelConfigError
 
 
@@ -40,3 +43,12 @@ def test_nested_changes_keep_the_rest() -> None:
     assert config.protocol.members == 1
     assert config.model.convolutions == preset("paper").model.convolutions
     assert isinstance(config.model, ModelConfig)
+
+
+def test_the_guide_of_training_has_a_row_for_every_key_with_its_default() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| ?`?([^|`]*?)`? ?\|", text, re.MULTILINE))
+    assert list(rows) == list(TrainConfig.model_fields)
+    defaults = TrainConfig(epochs=1).model_dump(exclude={"epochs"}, mode="json")
+    shown = {key: "" if value is None else str(value).lower().removesuffix(".0") for key, value in defaults.items()}
+    assert {key: rows[key] for key in shown} == shown

@@ -229,10 +229,3 @@ def test_positional_encoding_is_equations_4_and_5() -> None:
     expected = torch.tensor([n / 10000 ** (2 * i / 8)]).double()
     assert place[n - 1, 2 * i, 0, 0] == pytest.approx(expected.sin().item(), abs=1e-7)
     assert place[n - 1, 2 * i + 1, 0, 0] == pytest.approx(expected.cos().item(), abs=1e-7)
-
-
-def test_a_frozen_encoder_leaves_only_the_head() -> None:
-    network = ConvEntion(SMALL)
-    network.freeze_encoder()
-    trained = {name.split(".")[0] for name, parameter in network.named_parameters() if parameter.requires_grad}
-    assert trained == {"head"}

@@ -11,14 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.checkpoint import EpochMetrics, History, TrainingState
 from model.config import THREE_CLASSES, RunConfig, preset
 from model.errors import ModelConfigError, RunError, TrainingError
 from model.evaluate import Evaluation, evaluate
 from model.export import load_model
 from model.rundir import CHECKPOINT_FILE, EVALUATION_FILE, METRICS_FILE, PREDICTIONS_FILE, WEIGHTS_FILE, step_dir
 from model.runs import fine_tune, open_session, read_history, train
-from model.train import _record
 from pipeline.errors import DatasetError
 
 STEP = {"samples_per_epoch": 8, "batch": 8}
@@ -202,21 +200,6 @@ def test_steps_in_the_wrong_order_say_what_to_run(tiny_dataset: Path, finished: 
         shutil.rmtree(folder)
     with pytest.raises(RunError, match="run fine-tune first"):
         evaluate(tiny_dataset, run)
-
-
-@pytest.mark.parametrize(
-    ("losses", "kept"),
-    [([np.nan, 0.5, 0.1, 0.2], 3), ([0.5, np.nan, 0.6], 1), ([np.inf, np.nan], 1), ([None, None], 2)],
-)
-def test_the_epoch_of_the_lowest_finite_validation_loss_is_kept(losses: list[float | None], kept: int) -> None:
-    network = torch.nn.Linear(1, 1)
-    state = TrainingState(network, torch.optim.SGD(network.parameters()), History(), {})
-    for epoch, loss in enumerate(losses, 1):
-        figures = dict.fromkeys(("loss", "accuracy", "lr", "seconds"), 0.0)
-        validation = {"validation_accuracy": 0, "validation_balanced_accuracy": 0, "validation_loss": loss}
-        _record(state, EpochMetrics(epoch=epoch, **figures, **validation), keep_best=True)
-        state.history = History.model_validate_json(state.history.model_dump_json())  # as after a kill: NaN is null
-    assert state.history.best_epoch == kept
 
 
 def test_a_misspelt_setting_is_answered_with_the_known_ones() -> None:
