@@ -29,7 +29,8 @@ WORDS = {
     "train": "Train on photometrically typed objects (flow train-model).",
     "fine-tune": "Fine-tune on spectroscopically confirmed objects (flow fine-tune-model).",
     "evaluate": "Evaluate a fine-tuned run on its test folds (flow evaluate-model).",
-    "model": "Describe the network.",
+    "classify": "Say which class each object of a file, folder or dataset is, by trained models.",
+    "model": "Describe the network; export a trained one, print its card.",
     "report": "Write the HTML page of a dataset, with a run if given.",
 }
 
