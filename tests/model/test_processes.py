@@ -49,7 +49,8 @@ def test_a_killed_training_continues_to_the_same_bits(tiny_dataset: Path, tmp_pa
         model={"dropout": 0.3},
         train={
             "epochs": 16, "patience": 7, "samples_per_epoch": 5, "batch": 3, "warmup_epochs": 3,
-            "clip_norm": 0.5, "freeze": "gradual", "unfreeze_every": 2, "label_smoothing": 0.1, "loss": "focal", "optimizer": "adamw", "amsgrad": True,
+            "clip_norm": 0.5, "freeze": "gradual", "unfreeze_every": 2,
+            "label_smoothing": 0.1, "loss": "focal", "optimizer": "adamw", "amsgrad": True,
             "deterministic": True, "lr": 1e-3,
         },
     )  # fmt: skip
