@@ -60,7 +60,7 @@ class ConvEntion(nn.Module):
         valid_BN = filled_BNK.any(dim=2)  # (B, N)
         if published:
             valid_BN = torch.ones_like(valid_BN)
-        rows_R = valid_BN.flatten().nonzero().squeeze(1)  # places of valid blocks among the B·N
+        rows_R = _rows_to_compute(valid_BN)  # places of valid blocks among the B·N
 
         s_RDHW = self.backbone(
             x_BNKCHW.flatten(0, 1).index_select(0, rows_R)
@@ -155,9 +155,20 @@ def _pad(pixels_BMCHW: Tensor, band_BM: Tensor, day_BM: Tensor, missing: int) ->
     return pixels_BMCHW, band_BM, day_BM
 
 
+def _rows_to_compute(valid_BN: Tensor) -> Tensor:
+    """Places of the valid blocks among the B·N.
+
+    An exported graph computes all: how many are valid must not decide its shapes, and what comes of the others is
+    masked wherever blocks meet.
+    """
+    if torch.compiler.is_exporting():
+        return torch.arange(valid_BN.numel(), device=valid_BN.device)
+    return valid_BN.flatten().nonzero().squeeze(1)
+
+
 def _unpack(x_RDHW: Tensor, rows_R: Tensor, shape_BN: torch.Size) -> Tensor:
     """Put valid blocks back to their places: (R, D, H, W) → (B, N, D, H, W), zero elsewhere."""
-    x_FDHW = x_RDHW.new_zeros(shape_BN.numel(), *x_RDHW.shape[1:])
+    x_FDHW = x_RDHW.new_zeros(math.prod(shape_BN), *x_RDHW.shape[1:])
     x_BNDHW: Tensor = x_FDHW.index_copy(0, rows_R, x_RDHW).unflatten(0, tuple(shape_BN))
     return x_BNDHW
 
