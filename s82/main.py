@@ -30,7 +30,8 @@ WORDS = {
     "fine-tune": "Fine-tune on spectroscopically confirmed objects (flow fine-tune-model).",
     "search": "Search hyper-parameters on photometrically typed objects, resumable.",
     "evaluate": "Evaluate a fine-tuned run on its test folds (flow evaluate-model).",
-    "model": "Describe the network.",
+    "classify": "Say which class each object of a file, folder or dataset is, by trained models.",
+    "model": "Describe the network; export a trained one, print its card.",
     "report": "Write the HTML page of a dataset, with a run if given.",
 }
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from pathlib import Path
 from string import Template
 
 from model.describe import build_empty, n_parameters
-from model.evaluation.results import Evaluation
+from model.evaluation.results import Evaluation, read_evaluation
 from model.evaluation.tables import PER_CLASS, POOLED, per_class, percent, pipes, pooled
-from model.runs import RunRecord
+from model.runs import RunRecord, read_record
 
 
 def model_card(name: str, record: RunRecord, evaluation: Evaluation) -> str:
@@ -41,6 +42,11 @@ def model_card(name: str, record: RunRecord, evaluation: Evaluation) -> str:
         software=pipes(("package", "version"), record.software.items()).rstrip(),
         acknowledgement=_text("acknowledgement.md").rstrip(),
     )
+
+
+def read_card(run_dir: Path) -> str:
+    """The card of an evaluated run (raises RunError where it is none, or not evaluated)."""
+    return model_card(run_dir.resolve().name, read_record(run_dir), read_evaluation(run_dir))
 
 
 def _split(evaluation: Evaluation) -> str:

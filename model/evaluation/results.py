@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from pydantic import ValidationError
+
 from model.config import Config
+from model.errors import RunError
+from model.rundir import EVALUATION_FILE
 from pipeline.bands import Band
+from pipeline.validation import explain
 
 
 class Estimate(Config):
@@ -123,3 +130,20 @@ class Evaluation(Config):
     majority: Baseline
     chance: Baseline
     n_bootstrap: int
+
+
+def read_evaluation(run_dir: Path) -> Evaluation:
+    """Read a run's evaluation.json.
+
+    Raises
+    ------
+    RunError
+        The run is not evaluated, or by software of another time.
+    """
+    path = run_dir / EVALUATION_FILE
+    try:
+        return Evaluation.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise RunError(f"{run_dir} has no {path.name}: evaluate the run first") from error
+    except ValidationError as error:
+        raise RunError(f"{path} is not an evaluation of this version: {explain(error)}; evaluate again") from error
