@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,21 @@ def fine_tune_model(dataset: Path, run: Path) -> TrainResult:
 
 @flow(name="evaluate-model")
 def evaluate_model(dataset: Path, run: Path) -> Evaluation:
-    """Predict every test object by the models that never saw it, and score the predictions."""
+    """Predict every test object by the models that never saw it, score the predictions, and draw what they show."""
     result = step("evaluate")(evaluate)(dataset, run)
+    _draw(run)
     create_table_artifact(key="evaluation", table=headline(result), description=f"Run {run} on {result.dataset_id}")
     return result
+
+
+def _draw(run: Path) -> None:
+    """Pictures, where there is matplotlib: a machine that only trains needs none."""
+    if find_spec("matplotlib") is None:
+        get_run_logger().info("no pictures without matplotlib: pip install 'stripe82-convention[report]'")
+        return
+    from pipeline.report.pictures import write_pictures
+
+    step("pictures")(write_pictures)(run)
 
 
 def headline(result: Evaluation) -> list[dict[str, Any]]:

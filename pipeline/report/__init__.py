@@ -2,5 +2,6 @@
 
 from pipeline.report.page import write_report
 from pipeline.report.pages import write_object_pages, write_pages
+from pipeline.report.pictures import write_pictures
 
-__all__ = ["write_object_pages", "write_pages", "write_report"]
+__all__ = ["write_object_pages", "write_pages", "write_pictures", "write_report"]

@@ -72,8 +72,24 @@ class CalibrationBin(_Read):
     accuracy: float
 
 
+class MeanConfusion(_Read):
+    """Per cent of each true class, over the folds; None where too few folds tested it."""
+
+    mean_percent: tuple[tuple[float | None, ...], ...]
+    std_percent: tuple[tuple[float | None, ...], ...]
+
+
+class EarlyScores(_Read):
+    """Scores when only the first nights have been seen."""
+
+    nights: int
+    n_objects: int
+    balanced_accuracy: Estimate
+    macro_f1: Estimate
+
+
 class Evaluation(_Read):
-    """evaluation.json."""
+    """evaluation.json; the last three keys are not in those of before."""
 
     dataset_id: str
     preset: str
@@ -91,6 +107,9 @@ class Evaluation(_Read):
     majority: Baseline
     chance: Baseline
     n_bootstrap: int
+    confusion_over_folds: MeanConfusion | None = None
+    calibration_before: tuple[CalibrationBin, ...] = ()
+    early: tuple[EarlyScores, ...] = ()
 
 
 class Epoch(_Read):
@@ -139,18 +158,33 @@ def read_run(folder: Path, dataset_id: str, content_hash: str) -> Run:
     ReportError
         A file is missing, is not JSON or lacks a key, or the run is of another dataset.
     """
-    record = _parse(RunRecord, _text(folder / RUN_CONFIG_FILE), folder / RUN_CONFIG_FILE)
+    record = _record(folder)
     if (record.dataset_id, record.dataset_content_hash) != (dataset_id, content_hash):
         raise ReportError(
             f"{folder} was trained on dataset {record.dataset_id}, the report is about {dataset_id} "
             "(or its content differs): give the run's own dataset"
         )
-    path = folder / EVALUATION_FILE
+    return load_run(folder)
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run, whatever dataset it is of.
+
+    Raises
+    ------
+    ReportError
+        A file is missing, is not JSON, lacks a key or contradicts another.
+    """
+    record, path = _record(folder), folder / EVALUATION_FILE
     evaluation = _parse(Evaluation, _text(path), path) if path.is_file() else None
     if evaluation is not None:
-        _check_evaluation(evaluation, dataset_id, path)
+        _check_evaluation(evaluation, record.dataset_id, path)
     metrics = {step: dict(sorted(_metrics(folder, step))) for step in STEPS}
     return Run(name=folder.resolve().name, record=record, evaluation=evaluation, metrics=metrics)
+
+
+def _record(folder: Path) -> RunRecord:
+    return _parse(RunRecord, _text(folder / RUN_CONFIG_FILE), folder / RUN_CONFIG_FILE)
 
 
 def _text(path: Path) -> str:
@@ -184,6 +218,13 @@ def _metrics(folder: Path, step: str) -> Iterable[tuple[tuple[int, int], Sequenc
 
 
 def loss_figure(run: Run) -> Picture | None:
+    """`loss_drawing` for the page."""
+    alt = "Training and validation loss against epoch of every model, and their mean, for both steps"
+    figure = loss_drawing(run)
+    return None if figure is None else picture(figure, alt)
+
+
+def loss_drawing(run: Run) -> Figure | None:
     """Loss against epoch for both steps, every model faint and their mean bold; None before the first epoch."""
     steps = [step for step in STEPS if any(run.metrics[step].values())]
     if not steps:
@@ -207,7 +248,7 @@ def loss_figure(run: Run) -> Picture | None:
         axes.grid(axis="y")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return picture(figure, "Training and validation loss against epoch of every model, and their mean, for both steps")
+    return figure
 
 
 def _loss_panel(axes: Axes, step: str, models: Sequence[Sequence[Epoch]]) -> None:
@@ -263,6 +304,11 @@ def _confusion(axes: Axes, evaluation: Evaluation) -> None:
         place: dict[str, Any] = {"ha": "center", "color": colour}
         axes.text(column, row - 0.02, f"{counts[row, column]}", va="bottom", fontsize=10, fontweight="bold", **place)
         axes.text(column, row + 0.06, f"{100 * share[row, column]:.0f} %", va="top", fontsize=7, **place)
+    _name_classes(axes, evaluation)
+    axes.set_title("confusion matrix")
+
+
+def _name_classes(axes: Axes, evaluation: Evaluation) -> None:
     names = list(evaluation.classes)
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
@@ -270,7 +316,6 @@ def _confusion(axes: Axes, evaluation: Evaluation) -> None:
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title("confusion matrix")
 
 
 def _per_class(axes: Axes, classes: Sequence[ClassScores]) -> None:
@@ -304,6 +349,66 @@ def _reliability(axes: Axes, evaluation: Evaluation) -> None:
     axes.set_xlabel("mean confidence")
     axes.set_ylabel("accuracy")
     axes.set_title("reliability")
+
+
+def confusion_drawing(evaluation: Evaluation) -> Figure | None:
+    """The paper's Figs. 6 and 7: per cent of each true class, mean ± scatter over the folds."""
+    if evaluation.confusion_over_folds is None:
+        return None
+    figure = Figure(figsize=(3.8, 3.5), layout="constrained")
+    axes = figure.subplots()
+    mean_CC = np.array(evaluation.confusion_over_folds.mean_percent, dtype=np.float64)  # None is NaN
+    std_CC = np.array(evaluation.confusion_over_folds.std_percent, dtype=np.float64)
+    axes.imshow(np.nan_to_num(mean_CC), cmap=_BLUES, vmin=0, vmax=100)
+    for row, column in np.ndindex(*mean_CC.shape):
+        if np.isnan(mean_CC[row, column]):
+            continue
+        scatter = "" if np.isnan(std_CC[row, column]) else f"\n± {std_CC[row, column]:.1f}"
+        colour = "white" if mean_CC[row, column] > 55 else INK
+        axes.text(column, row, f"{mean_CC[row, column]:.1f}{scatter}", ha="center", va="center", color=colour)
+    _name_classes(axes, evaluation)
+    axes.set_title(f"per cent of the true class, {len(evaluation.folds)} folds")
+    return figure
+
+
+def reliability_drawing(evaluation: Evaluation) -> Figure:
+    """Accuracy against confidence, before temperatures and after."""
+    figure = Figure(figsize=(3.6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    before = evaluation.calibration_before
+    axes.plot(
+        [b.confidence for b in before], [b.accuracy for b in before], "o--", color=FAINT, markersize=3, linewidth=0.8
+    )
+    _reliability(axes, evaluation)
+    axes.set_title(f"reliability: calibration error {100 * evaluation.ece.value:.1f} %")
+    return figure
+
+
+def early_drawing(evaluation: Evaluation) -> Figure | None:
+    """Balanced accuracy and macro F1 against the number of nights seen, with intervals."""
+    if not evaluation.early:
+        return None
+    figure = Figure(figsize=(5.0, 3.2), layout="constrained")
+    axes = figure.subplots()
+    nights = [one.nights for one in evaluation.early]
+    for name, title, colour, marker in (
+        ("balanced_accuracy", "balanced accuracy", ACCENT, "o"),
+        ("macro_f1", "macro F1", CONTRAST, "s"),
+    ):
+        estimates: list[Estimate] = [getattr(one, name) for one in evaluation.early]
+        low, high = [one.low for one in estimates], [one.high for one in estimates]
+        axes.fill_between(nights, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(nights, [one.value for one in estimates], marker, linestyle="-", color=colour, ms=4, label=title)
+        axes.axhline(getattr(evaluation, name).value, color=colour, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.set_xscale("log")
+    axes.set_xticks(nights, [str(night) for night in nights])
+    axes.minorticks_off()
+    axes.set_ylim(0, 1.02)
+    axes.grid(axis="y")
+    axes.set_xlabel("nights seen (dashed: all)")
+    axes.legend(loc="lower right")
+    axes.set_title("what the first nights tell")
+    return figure
 
 
 def described(run: Run) -> str:
