@@ -1,20 +1,21 @@
 """Scores of resampled objects, and the intervals that follow.
 
-Shapes: V objects, C classes, D resamples, U different values of a probability.
+Shapes: V objects, C classes, D resamples, G bins of confidence, U different values of a probability.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.evaluation.calibration import calibration_error
+from model.evaluation.calibration import N_BINS, bin_of
 from model.evaluation.results import Estimate
 
 N_BOOTSTRAP: Final = 2000
+_VALUES_AT_ONCE: Final = 2_000_000
+"""Of resamples × objects: 16 MB."""
 Array = NDArray[Any]
 
 
@@ -26,55 +27,45 @@ def bootstrap(true_V: Array, probability_VC: Array, *, seed: int, ranking: bool 
     ranking
         With the areas under the curves, which take most of the time.
     """
-    n_classes = probability_VC.shape[1]
-    predicted_V, confidence_V = probability_VC.argmax(axis=1), probability_VC.max(axis=1)
-    correct_V, cell_V = predicted_V == true_V, true_V * n_classes + predicted_V
-    rankings = [Ranking.of(true_V == c, probability_VC[:, c]) for c in range(n_classes)] if ranking else []
+    V = len(true_V)
     random = np.random.default_rng(seed)
-    confusion = np.empty((N_BOOTSTRAP, n_classes, n_classes))
-    ece, area_DC = np.empty(N_BOOTSTRAP), np.full((N_BOOTSTRAP, n_classes), np.nan)
-    for draw in range(N_BOOTSTRAP):
-        chosen = random.integers(len(true_V), size=len(true_V))
-        confusion[draw] = np.bincount(cell_V[chosen], minlength=n_classes**2).reshape(n_classes, n_classes)
-        ece[draw] = calibration_error(confidence_V[chosen], correct_V[chosen])
-        if rankings:
-            times_V = np.bincount(chosen, minlength=len(true_V))
-            area_DC[draw] = [one.area(times_V) for one in rankings]
+    parts = []
+    for size in (len(part) for part in np.array_split(np.arange(N_BOOTSTRAP), N_BOOTSTRAP * V // _VALUES_AT_ONCE + 1)):
+        drawn_DV = random.integers(V, size=(size, V)) + V * np.arange(size)[:, None]
+        times_DV = np.bincount(drawn_DV.ravel(), minlength=size * V).reshape(size, V)
+        parts.append(_scores(times_DV.astype(np.float64), true_V, probability_VC, ranking=ranking))
+    draws = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return draws | {"macro_roc_auc": mean_of_defined(draws["roc_auc"])}
+
+
+def _scores(times_DV: Array, true_V: Array, probability_VC: Array, *, ranking: bool) -> dict[str, Array]:
+    """Scores where each object counts so many times."""
+    (D, V), C = times_DV.shape, probability_VC.shape[1]
+    predicted_V, confidence_V = probability_VC.argmax(axis=1), probability_VC.max(axis=1)
+    confusion_DCC = (times_DV @ np.eye(C * C)[true_V * C + predicted_V]).reshape(D, C, C)
+    excess_VG = np.eye(N_BINS)[bin_of(confidence_V)] * ((predicted_V == true_V) - confidence_V)[:, None]
+    areas = [areas_under_curve(times_DV, true_V == c, probability_VC[:, c]) for c in range(C)] if ranking else []
     return {
-        **scores_of_confusion(confusion),
-        "ece": ece,
-        "roc_auc": area_DC,
-        "macro_roc_auc": mean_of_defined(area_DC),
+        **scores_of_confusion(confusion_DCC),
+        "ece": np.abs(times_DV @ excess_VG).sum(axis=1) / V,
+        "roc_auc": np.stack(areas, axis=1) if ranking else np.full((D, C), np.nan),
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """Objects by the probability of one class, sorted once, so that the area of many resamples is quickly had."""
+def areas_under_curve(times_DV: Array, is_class_V: Array, probability_V: Array) -> Array:
+    """Area under the curve of each resample, (D,); NaN without objects on both sides.
 
-    place_V: Array
-    """Place of the object's probability among the U different ones."""
-    is_class_V: Array
-
-    @classmethod
-    def of(cls, is_class_V: Array, probability_V: Array) -> Ranking:
-        """Rank by probability."""
-        return cls(np.unique(probability_V, return_inverse=True)[1], is_class_V)
-
-    def area(self, times_V: Array) -> float:
-        """Area under the curve with each object counted so many times; NaN without objects on both sides.
-
-        It is the chance that one of the class has a higher probability than one of the others, equal ones by half
-        (Mann & Whitney's U).
-        """
-        inside_U, outside_U = (
-            np.bincount(self.place_V[side_V], times_V[side_V]) for side_V in (self.is_class_V, ~self.is_class_V)
-        )
-        length = max(len(inside_U), len(outside_U))
-        inside_U, outside_U = (np.pad(side_U, (0, length - len(side_U))) for side_U in (inside_U, outside_U))
-        pairs = inside_U.sum() * outside_U.sum()
-        below_U = outside_U.cumsum() - outside_U / 2
-        return float((inside_U * below_U).sum() / pairs) if pairs else np.nan
+    It is the chance that one of the class has a higher probability than one of the others, equal ones by half
+    (Mann & Whitney's U).
+    """
+    order_V = probability_V.argsort(kind="stable")
+    starts_U = np.unique(probability_V[order_V], return_index=True)[1]
+    inside_DU, outside_DU = (
+        np.add.reduceat((times_DV * side_V)[:, order_V], starts_U, axis=1) for side_V in (is_class_V, ~is_class_V)
+    )
+    below_DU = outside_DU.cumsum(axis=1) - outside_DU / 2
+    pairs_D = inside_DU.sum(axis=1) * outside_DU.sum(axis=1)
+    return _ratio((inside_DU * below_DU).sum(axis=1), pairs_D)
 
 
 def scores_of_confusion(confusion: Array) -> dict[str, Array]:

@@ -123,6 +123,12 @@ def reliability(confidence_V: Array, correct_V: Array) -> tuple[CalibrationBin, 
     )
 
 
+def bin_of(confidence_V: Array) -> Array:
+    """Number of the bin (low, high] that each confidence lies in."""
+    bin_V: Array = np.clip(np.ceil(confidence_V * N_BINS).astype(int) - 1, 0, N_BINS - 1)
+    return bin_V
+
+
 def _mean_nll(probability_VC: Array, true_V: Array) -> float:
     of_truth_V = probability_VC[np.arange(len(true_V)), true_V]
     return float(-np.log(np.maximum(of_truth_V, np.finfo(np.float64).tiny)).mean())
@@ -130,5 +136,5 @@ def _mean_nll(probability_VC: Array, true_V: Array) -> float:
 
 def _bins(confidence_V: Array, correct_V: Array) -> tuple[Array, Array, Array]:
     """Objects, summed confidence and hits per bin of confidence (low, high], each (G,)."""
-    bin_V = np.clip(np.ceil(confidence_V * N_BINS).astype(int) - 1, 0, N_BINS - 1)
+    bin_V = bin_of(confidence_V)
     return tuple(np.bincount(bin_V, weights, minlength=N_BINS) for weights in (None, confidence_V, correct_V))  # type: ignore[return-value]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.bands import BANDS
 from pipeline.errors import ReportError
-from pipeline.report.style import ACCENT, BAND_COLOUR, FAINT, PAGE_WIDTH_IN
+from pipeline.report.style import ACCENT, BAND_COLOUR, FAINT, PAGE_WIDTH_IN, fixed_layout
 
 ATTENTION_FILE: Final = "attention.npz"
 _SHOWN: Final = 8
@@ -68,7 +68,7 @@ def read_examples(path: Path) -> list[Example]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ReportError(f"{path} has more than the {_MAX_BYTES} bytes allowed")
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             block = int(file["block"])
             count = sum(name.endswith("_object_id") for name in file.files)
             return [_example({key: file[f"{n}_{key}"] for key in _KEYS}, block) for n in range(count)]
@@ -78,7 +78,8 @@ def read_examples(path: Path) -> list[Example]:
 
 def attention_drawing(examples: Sequence[Example]) -> Figure:
     """A row per object: weight of each block against time, and the images of those that weigh most."""
-    figure = Figure(figsize=(PAGE_WIDTH_IN, 1.75 * len(examples) + 0.3), layout="constrained")
+    figure = Figure(figsize=(PAGE_WIDTH_IN, 1.75 * len(examples) + 0.3))
+    fixed_layout(figure, left=0.5, bottom=0.45, right=0.05, top=0.25, wspace=0.08, hspace=0.42)
     panels = figure.subplots(len(examples), 2, width_ratios=(1, 1.3), squeeze=False)
     for (weights, images), example in zip(panels, examples, strict=True):
         _weights(weights, example)

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score, roc_auc_score
 
 from model.config import preset
-from model.evaluation.bootstrap import Ranking, bootstrap, scores_of_confusion
+from model.evaluation.bootstrap import areas_under_curve, bootstrap, scores_of_confusion
 from model.evaluation.calibration import Calibration, calibration_error, fit_temperature, probability_at
 from model.evaluation.early import grid_of_nights, n_nights
 from model.evaluation.published import PUBLISHED
@@ -35,17 +35,19 @@ def test_scores_of_a_confusion_matrix_are_scikit_learns() -> None:
 
 def test_the_area_of_a_resample_is_scikit_learns() -> None:
     """With ties and with objects drawn many times or never; undefined without objects on both sides."""
-    chosen = RANDOM.integers(400, size=400)
+    chosen_DV = RANDOM.integers(400, size=(3, 400))
+    times_DV = np.stack([np.bincount(chosen, minlength=400) for chosen in chosen_DV]).astype(float)
     for c in range(4):
-        ranking = Ranking.of(c == TRUE, PROBABILITY[:, c])
-        expected = roc_auc_score(TRUE[chosen] == c, PROBABILITY[chosen, c])
-        assert ranking.area(np.bincount(chosen, minlength=400)) == pytest.approx(expected, abs=1e-12)
-    assert np.isnan(ranking.area(np.where(c == TRUE, 1, 0)))
+        expected = [roc_auc_score(TRUE[chosen] == c, PROBABILITY[chosen, c]) for chosen in chosen_DV]
+        assert areas_under_curve(times_DV, c == TRUE, PROBABILITY[:, c]) == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(areas_under_curve(times_DV * (c == TRUE), c == TRUE, PROBABILITY[:, c])).all()
 
 
 def test_bootstrap_scatter_is_the_binomial_one() -> None:
     hit = (PREDICTED == TRUE).mean()
     draws = bootstrap(TRUE, PROBABILITY, seed=0)
+    sure = PROBABILITY.max(axis=1), TRUE == PREDICTED
+    assert draws["ece"].min() < calibration_error(*sure) < draws["ece"].max()
     expected = np.sqrt(hit * (1 - hit) / 400)
     assert draws["accuracy"].std() == pytest.approx(expected, rel=0.1)
     assert draws["accuracy"].mean() == pytest.approx(hit, abs=expected / 5)
