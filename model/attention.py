@@ -87,6 +87,8 @@ class AdditiveAttention(ConvAttention):
     def _queries(self, x_BNDHW: Tensor) -> tuple[Tensor, ...]:
         """All, or in parts that keep the maps of pairs to `PAIR_VALUES`."""
         query_BNDHW = self.query(x_BNDHW.flatten(0, 1)).unflatten(0, x_BNDHW.shape[:2])
+        if torch.compiler.is_exporting():
+            return (query_BNDHW,)  # how many parts there are must not depend on the batch
         parts: tuple[Tensor, ...] = query_BNDHW.split(max(1, PAIR_VALUES // x_BNDHW.numel()), dim=1)
         return parts
 
