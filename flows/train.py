@@ -38,7 +38,7 @@ def train_model(
     run
         Directory of the run; an interrupted run continues.
     model
-        Preset: `paper` or `small`.
+        Preset: `paper`, `light` or `small`.
     changes
         Settings that differ from the preset's, nested, such as `{"train": {"epochs": 5}}`.
     folds

@@ -1,7 +1,8 @@
 """What decides a run: the network, the two training steps, the protocol. Typed, frozen, complete.
 
 `preset("paper")` is the network and the training of Bairouk et al. 2023 (A&A 673, A141), with the
-sizes that reproduce its 1,253,108 parameters; `preset("small")` is the same architecture for two cores.
+sizes that reproduce its 1,253,108 parameters; `preset("light")` sees a night's five bands as channels of one block,
+better and for a hundredth of the work; `preset("small")` is the paper's architecture for two cores.
 """
 
 from __future__ import annotations
@@ -291,7 +292,26 @@ _SMALL: Final = RunConfig(
     fine_tune=TrainConfig(epochs=16, batch=16, samples_per_epoch=48, lr=1e-3, schedule="cosine", freeze="encoder"),
     protocol=ProtocolConfig(members=1),
 )
-PRESETS: Final = {config.preset: config for config in (_PAPER, _SMALL)}
+_LIGHT: Final = RunConfig(
+    preset="light",
+    model=ModelConfig(
+        images=100,
+        block=5,
+        bands_as="channels",
+        stretch="asinh",
+        convolutions=(
+            ConvLayer(channels=32, kernel=5, stride=2, padding=2, time_kernel=5),
+            ConvLayer(channels=32, kernel=3, stride=2, padding=1, time_kernel=1),
+            ConvLayer(channels=32, kernel=3, padding=1, time_kernel=1),
+            ConvLayer(channels=16, kernel=3, time_kernel=1),
+        ),
+        score_kernel=3,
+        head_features=64,
+    ),
+    train=TrainConfig(epochs=100, lr=3e-3, schedule="cosine"),
+    fine_tune=TrainConfig(epochs=30, lr=1e-3, schedule="cosine", freeze="encoder"),
+)
+PRESETS: Final = {config.preset: config for config in (_PAPER, _LIGHT, _SMALL)}
 
 
 def preset(name: str) -> RunConfig:

@@ -19,7 +19,7 @@ def command() -> None:
 
 
 @command.command("describe")
-@click.option("--preset", default="paper", show_default=True, help="paper or small.")
+@click.option("--preset", default="paper", show_default=True, help="paper, light or small.")
 @as_json
 def describe_model(preset: str, as_json: bool) -> None:
     """Print the layers of a preset, their shapes and parameters."""

@@ -19,7 +19,7 @@ from s82.words.train import parse_settings
 @click.option(
     "--trials", type=click.IntRange(1), required=True, help="Until so many are finished, earlier ones counted."
 )
-@click.option("--preset", default="small", show_default=True, help="Where the search begins: paper or small.")
+@click.option("--preset", default="small", show_default=True, help="Where the search begins: paper, light or small.")
 @click.option("--set", "settings", multiple=True, metavar="PART.NAME=VALUE", help="Change one setting of the preset.")
 @click.option("--fold", "folds", type=int, multiple=True, default=[0], show_default=True, help="May be repeated.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of what is tried.")

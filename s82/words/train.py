@@ -52,7 +52,7 @@ def parallel_option(command: Command) -> Command:
 @click.command("train")
 @click.argument("dataset", type=click.Path(path_type=Path))
 @click.argument("run", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--preset", default="small", show_default=True, help="paper or small.")
+@click.option("--preset", default="small", show_default=True, help="paper, light or small.")
 @click.option("--set", "settings", multiple=True, metavar="PART.NAME=VALUE", help="Change one setting of the preset.")
 @click.option("--fold", "folds", type=int, multiple=True, help="Train this fold only; may be repeated.")
 @parallel_option
