@@ -86,7 +86,8 @@ def _place(network: ConvEntion, day_M: Tensor, band_M: Tensor, n_blocks: int) ->
 def _layer(layer: Any, sequences: list[Tensor]) -> list[Tensor]:
     """Pre-norm attention and feed-forward network, each around an identity (Sect. 3.3)."""
     sequences = [
-        x_NDHW + _attention(layer.attention, _layer_norm(layer.norm_attention, x_NDHW)) for x_NDHW in sequences
+        x_NDHW + attention_by_definition(layer.attention, _layer_norm(layer.norm_attention, x_NDHW))
+        for x_NDHW in sequences
     ]
     first, _, norm, second, _, last_norm = layer.ffn
     y_RDHW = torch.cat([_layer_norm(layer.norm_ffn, x_NDHW) for x_NDHW in sequences])
@@ -96,7 +97,7 @@ def _layer(layer: Any, sequences: list[Tensor]) -> list[Tensor]:
     return [x_NDHW + y_NDHW for x_NDHW, y_NDHW in zip(sequences, parts, strict=True)]
 
 
-def _attention(attention: ConvAttention, x_NDHW: Tensor) -> Tensor:
+def attention_by_definition(attention: ConvAttention, x_NDHW: Tensor) -> Tensor:
     """Eqs. 7-9 with all N × N score maps: (N, D, H, W)."""
     n_blocks, heads = len(x_NDHW), attention.heads
     query_NDHW, (key_NDHW, value_NDHW) = attention.query(x_NDHW), attention.key_value(x_NDHW).chunk(2, dim=1)

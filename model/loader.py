@@ -124,7 +124,7 @@ class Loader:
         return self._batches(choices())
 
     def _cut(self, chosen_BM: Tensor) -> Tensor:
-        """To the longest sequence of the batch; not where empty slots count: there must be as many as the authors had."""
+        """To the longest sequence of the batch; not where empty slots count, of which there must be as many as ever."""
         if self.config.padding == "published":
             return chosen_BM
         return chosen_BM[:, : int((chosen_BM != EMPTY).sum(dim=1).max())]

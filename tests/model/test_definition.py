@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ConvLayer, ModelConfig
-from model.convention import ConvEntion, SequenceNorm
+from model.convention import ConvEntion
 from model.definition import logits_by_definition
+from model.norm import SequenceNorm
 
 PAPERS_FORM = (  # the paper's layers, narrow: the same strides, kernels and paddings
-    ConvLayer(channels=5, kernel=11, stride=2, padding=2, time_stride=2, time_padding=2),
-    ConvLayer(channels=6, kernel=5, padding=2, time_padding=2),
-    ConvLayer(channels=5, kernel=3),
+    ConvLayer(channels=24, kernel=11, stride=2, padding=2, time_stride=2, time_padding=2),
+    ConvLayer(channels=30, kernel=5, padding=2, time_padding=2),
+    ConvLayer(channels=20, kernel=3),
     ConvLayer(channels=8, kernel=3),
 )
 SHORT = (
@@ -29,7 +30,7 @@ WIDE = (
 )
 
 CASES = {
-    "the paper's form": ModelConfig(images=12, convolutions=PAPERS_FORM, score_kernel=3, head_features=7, size=32),
+    "the paper's form": ModelConfig(images=12, size=22, convolutions=PAPERS_FORM, heads=4, head_features=7),
     "positions at each layer": ModelConfig(
         images=6, size=17, block=2, convolutions=SHORT, heads=2, head_features=5, positions="each-layer", layers=3
     ),
@@ -95,16 +96,52 @@ def all_of(forward, network: ConvEntion, batch: tuple[Tensor, Tensor, Tensor]) -
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("way", ["cpu", "gpu"])
 @pytest.mark.parametrize("filled", LENGTHS)
 @pytest.mark.parametrize("case", CASES)
-def test_the_network_is_its_definition(case: str, filled: str, mode: str) -> None:
-    """Logits, gradients and batch statistics to 1e-10, with batch statistics (dropout apart) and without."""
+def test_the_network_is_its_definition(case: str, filled: str, way: str, mode: str, monkeypatch) -> None:
+    """Logits, gradients and batch statistics to 1e-10, with dropout off.
+
+    Compiled networks and GPUs take another way through it than CPUs, which a CPU can go, too.
+    """
     network = random_network(CASES[case])
     network.train(mode == "train").head.eval()
     batch, plain = random_batch(CASES[case], LENGTHS[filled]), deepcopy(network)
     expected = all_of(lambda *inputs: logits_by_definition(plain, *inputs), plain, batch)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: way == "gpu")
     found = all_of(network, network, batch)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-10, msg=lambda text, n=name: f"{n}: {text}")
     assert expected["pixels"].abs().max() > 1e-3
+
+
+def test_a_case_goes_by_spectra() -> None:
+    """Else the test above would not hold them to the definition."""
+    stages = random_network(CASES["the paper's form"]).backbone.stages
+    assert [stage.spectra_are_worth_it for stage in stages] == [False, True, False, False]
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_a_batch_of_no_sequence_goes_through(mode: str) -> None:
+    """What a process may be left with of the last batch; nothing follows from it."""
+    network = random_network(CASES["the paper's form"])
+    pixels, band, day = (tensor[:0] for tensor in random_batch(CASES["the paper's form"], LENGTHS["full"]))
+    logits = network.train(mode == "train")(pixels, band, day)
+    assert logits.shape == (0, 4)
+    logits.sum().backward()
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in network.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["the paper's form", "all that goes beyond the paper"])
+def test_a_compiled_network_gives_the_same(case: str) -> None:
+    """In single precision, whole and padded, with gradients."""
+    network = random_network(CASES[case]).float()
+    compiled = torch.compile(network)
+    for shares in LENGTHS.values():
+        pixels, band, day = random_batch(CASES[case], shares)
+        answers = [each(pixels.float(), band, day.float()) for each in (network.eval(), compiled)]
+        torch.testing.assert_close(*answers, rtol=1e-4, atol=1e-5)
+        gradients = [torch.autograd.grad(answer.sum(), network.head[-1].weight)[0] for answer in answers]
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
