@@ -145,10 +145,7 @@ class ConvBertLayer(nn.Module):
         x_BNDHW = x_BNDHW + self.attention(self.norm_attention(x_BNDHW, valid_BN), valid_BN)
         y_RDHW = blocks.pack(self.norm_ffn(x_BNDHW, valid_BN))
         for part in self.ffn:
-            if isinstance(part, nn.BatchNorm2d):
-                y_RDHW = batch_norm(part, y_RDHW, blocks.valid_R)
-            else:
-                y_RDHW = part(y_RDHW)
+            y_RDHW = batch_norm(part, y_RDHW, blocks.valid_R) if isinstance(part, nn.BatchNorm2d) else part(y_RDHW)
         return x_BNDHW + blocks.unpack(y_RDHW)
 
 
