@@ -3,9 +3,9 @@
 The score of the paper is M_θ(Q_n, K_m) = conv(Q_n + K_m). A convolution is linear, so this is
 conv(Q_n) + conv(K_m) + bias, and the softmax over m cancels all that does not depend on m: every
 step n receives the same context Σ_m softmax_m(conv(K_m)) V_m. Computing it once gives the same
-output and the same gradients as the N × N definition, which `attention_by_definition` keeps as
-the oracle of the tests. It follows that the attention has one temporal weight per head and pixel,
-not an n × m matrix, and that the query's weights and the score's bias have no gradient.
+output and the same gradients as the N × N definition (`model.definition`), to which the tests hold it. It follows that
+the attention has one temporal weight per head and pixel, not an n × m matrix, and that the query's weights and the
+score's bias have no gradient.
 
 A non-linearity between the sum and the convolution, conv(tanh(Q_n + K_m)), makes what a step attends to depend on the
 step (additive attention, Bahdanau et al. 2015), at the price of N × N maps.
@@ -102,21 +102,6 @@ class AdditiveAttention(ConvAttention):
     def _context(self, query_BnDHW: Tensor, key_BmDHW: Tensor, value_BmTCHW: Tensor, valid_BN: Tensor) -> Tensor:
         weight_BnmTHW = self._weights(query_BnDHW, key_BmDHW, valid_BN)
         return torch.einsum("bnmthw,bmtchw->bntchw", weight_BnmTHW, value_BmTCHW).flatten(2, 3)  # Eq. 8
-
-
-def attention_by_definition(attention: PublishedAttention, x_BNDHW: Tensor, valid_BN: Tensor) -> Tensor:
-    """Eqs. 7-9 as printed, with all N × N score maps: (B, N, D, H, W). For tests; O(N²) time and memory."""
-    B, N, D, H, W = x_BNDHW.shape
-    T = attention.heads
-    query_BnDHW = attention.query(x_BNDHW.flatten(0, 1)).unflatten(0, (B, N))
-    key_BmDHW, value_BmDHW = attention.key_value(x_BNDHW.flatten(0, 1)).unflatten(0, (B, N)).chunk(2, dim=2)
-    pair_BnmDHW = query_BnDHW[:, :, None] + key_BmDHW[:, None, :]
-    score_BnmTHW = attention.score(pair_BnmDHW.reshape(B * N * N, D, H, W)).view(B, N, N, T, H, W)  # Eq. 7
-    weight_BnmTHW = _softmax_over_valid(score_BnmTHW, valid_BN[:, None, :, None, None, None], dim=2)
-    value_BmTCHW = value_BmDHW.unflatten(2, (T, D // T))
-    context_BnTCHW = torch.einsum("bnmthw,bmtchw->bntchw", weight_BnmTHW, value_BmTCHW)  # Eq. 8
-    merged_BnDHW: Tensor = attention.merge(context_BnTCHW.reshape(B * N, D, H, W)).view(B, N, D, H, W)  # Eq. 9
-    return merged_BnDHW
 
 
 def _softmax_over_valid(score: Tensor, valid: Tensor, dim: int) -> Tensor:

@@ -1,21 +1,23 @@
 """ConvEntion, top to bottom (Bairouk et al. 2023, Fig. 3).
 
-Padding. A slot with band id 0 holds no image; a block is valid if at least one of its K slots holds
-one. What is not valid never reaches a result: images of empty slots are zeroed, invalid blocks skip
-the 3D CNN and the feed-forward networks (so batch statistics are those of real blocks), layer
-normalisation and attention run over valid blocks alone, and so does the final maximum. In
-evaluation, a sequence's output therefore does not depend on how much padding follows it nor on
-what shares its batch. An empty slot inside a valid block is zeros, like the border of a convolution. With
-`padding="published"`, as in the authors' code, sequences are always padded to the configured M and all blocks count as
-valid.
+Padding. A slot with band id 0 holds no image; a block is valid if at least one of its K slots holds one. What is not
+valid never reaches a result: images of empty slots are zeroed, batch statistics of the 3D CNN and the feed-forward
+networks are those of valid blocks, layer normalisation and attention run over valid blocks alone, and so does the final
+maximum. In evaluation, a sequence's output therefore does not depend on how much padding follows it nor on what shares
+its batch. An empty slot inside a valid block is zeros, like the border of a convolution. With `padding="published"`, as
+in the authors' code, sequences are always padded to the configured M and all blocks count as valid.
 
-Shapes: B sequences, M images of C input channels, K images per block, N = M / K blocks, R valid blocks of the whole
-batch, D channels, H × W pixels (H' × W' after the CNN, written H W where only they occur).
+On a CPU, invalid blocks skip the 3D CNN and the feed-forward networks. A GPU, which would have to wait to be told their
+number, and a compiled or exported network, whose shapes should not vary, compute all.
+
+Shapes: B sequences, M images of C input channels, K images per block, N = M / K blocks, R blocks of the whole batch
+that are computed, D channels, H × W pixels (H' × W' after the CNN, written H W where only they occur).
 """
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,7 @@ from model.attention import AdditiveAttention, PublishedAttention
 from model.backbone import BlockCNN
 from model.config import ModelConfig
 from model.embedding import PADDING, BandChannels, BandEmbed, DateEncoding, positional_encoding
+from model.norm import SequenceNorm, batch_norm
 
 
 class ConvEntion(nn.Module):
@@ -60,19 +63,17 @@ class ConvEntion(nn.Module):
         valid_BN = filled_BNK.any(dim=2)  # (B, N)
         if published:
             valid_BN = torch.ones_like(valid_BN)
-        rows_R = _rows_to_compute(valid_BN)  # places of valid blocks among the B·N
+        blocks = _Blocks.of(valid_BN, all_valid=published)
 
-        s_RDHW = self.backbone(
-            x_BNKCHW.flatten(0, 1).index_select(0, rows_R)
-        )  # (R, K, C + 1, H, W) → (R, D, H', W'), Eq. 3
-        x_BNDHW = _unpack(s_RDHW, rows_R, valid_BN.shape)  # (B, N, D, H', W'), zero where not valid
+        s_RDHW = self.backbone(blocks.pack(x_BNKCHW), blocks.valid_R)  # (R, K, C + 1, H, W) → (R, D, H', W'), Eq. 3
+        x_BNDHW = blocks.unpack(s_RDHW)  # (B, N, D, H', W')
         place_BND11 = self._place(day_BM.unflatten(1, (-1, K)), filled_BNK).to(x_BNDHW.dtype)
         for index, layer in enumerate(self.layers):
             if index == 0 or self.config.positions == "each-layer":
                 x_BNDHW = x_BNDHW + place_BND11  # Eq. 6
-            x_BNDHW = layer(x_BNDHW, valid_BN, rows_R)  # (B, N, D, H', W')
+            x_BNDHW = layer(x_BNDHW, blocks)  # (B, N, D, H', W')
 
-        masked_BNDHW = x_BNDHW.masked_fill(~_over_maps(valid_BN), -torch.inf)
+        masked_BNDHW = x_BNDHW.masked_fill(~valid_BN[:, :, None, None, None], -torch.inf)
         peak_BDHW = masked_BNDHW.amax(dim=1)  # max over time
         logit_BC: Tensor = self.head(peak_BDHW)
         return logit_BC
@@ -84,6 +85,40 @@ class ConvEntion(nn.Module):
             return rank_1ND11
         date_BND11: Tensor = self.clock(day_BNK, filled_BNK)
         return rank_1ND11 + date_BND11
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """Which of the B·N blocks are valid, and which are computed where blocks do not see each other."""
+
+    valid_BN: Tensor
+    rows_R: Tensor | None
+    """Places of the blocks that are computed; None: all."""
+    valid_R: Tensor | None
+    """Which of those are valid; None: all."""
+
+    @classmethod
+    def of(cls, valid_BN: Tensor, *, all_valid: bool) -> Self:
+        """Leave them out where that costs no waiting."""
+        if all_valid:
+            return cls(valid_BN, None, None)
+        if valid_BN.device.type != "cpu" or torch.compiler.is_compiling():
+            return cls(valid_BN, None, valid_BN.flatten())
+        rows_R = valid_BN.flatten().nonzero().squeeze(1)
+        return cls(valid_BN, None if len(rows_R) == valid_BN.numel() else rows_R, None)
+
+    def pack(self, x_BN: Tensor) -> Tensor:
+        """(B, N, …) → (R, …)."""
+        x_F = x_BN.flatten(0, 1)
+        return x_F if self.rows_R is None else x_F.index_select(0, self.rows_R)
+
+    def unpack(self, x_RDHW: Tensor) -> Tensor:
+        """Put blocks back to their places: (R, D, H, W) → (B, N, D, H, W), zero where they were left out."""
+        if self.rows_R is not None:
+            zero_FDHW = x_RDHW.new_zeros(self.valid_BN.numel(), *x_RDHW.shape[1:])
+            x_RDHW = zero_FDHW.index_copy(0, self.rows_R, x_RDHW)
+        x_BNDHW: Tensor = x_RDHW.unflatten(0, tuple(self.valid_BN.shape))
+        return x_BNDHW
 
 
 class ConvBertLayer(nn.Module):
@@ -102,34 +137,13 @@ class ConvBertLayer(nn.Module):
             nn.Conv2d(F, D, kernel_size=3, padding=1), nn.ReLU(), nn.BatchNorm2d(D),
         )  # fmt: skip
 
-    def forward(self, x_BNDHW: Tensor, valid_BN: Tensor, rows_R: Tensor) -> Tensor:
+    def forward(self, x_BNDHW: Tensor, blocks: _Blocks) -> Tensor:
+        valid_BN = blocks.valid_BN
         x_BNDHW = x_BNDHW + self.attention(self.norm_attention(x_BNDHW, valid_BN), valid_BN)
-        normed_BNDHW = self.norm_ffn(x_BNDHW, valid_BN)
-        y_RDHW = self.ffn(normed_BNDHW.flatten(0, 1).index_select(0, rows_R))  # valid blocks only
-        return x_BNDHW + _unpack(y_RDHW, rows_R, valid_BN.shape)
-
-
-class SequenceNorm(nn.Module):
-    """Layer normalisation over the whole [N, D, H, W] tensor of a sequence, counting valid blocks only.
-
-    `nn.LayerNorm` where all N blocks are valid. The learned scale and shift are per element, as the paper's.
-    """
-
-    def __init__(self, shape_NDHW: tuple[int, int, int, int], eps: float = 1e-5) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(shape_NDHW))
-        self.bias = nn.Parameter(torch.zeros(shape_NDHW))
-
-    def forward(self, x_BNDHW: Tensor, valid_BN: Tensor) -> Tensor:
-        N = x_BNDHW.shape[1]
-        real_BN111 = _over_maps(valid_BN).to(x_BNDHW.dtype)
-        count_B1111 = real_BN111.sum(dim=1, keepdim=True) * math.prod(x_BNDHW.shape[2:])
-        mean_B1111 = (x_BNDHW * real_BN111).sum(dim=(1, 2, 3, 4), keepdim=True) / count_B1111
-        centred_BNDHW = (x_BNDHW - mean_B1111) * real_BN111
-        variance_B1111 = centred_BNDHW.square().sum(dim=(1, 2, 3, 4), keepdim=True) / count_B1111
-        normed_BNDHW = centred_BNDHW * torch.rsqrt(variance_B1111 + self.eps)
-        return (normed_BNDHW * self.weight[:N] + self.bias[:N]) * real_BN111
+        y_RDHW = blocks.pack(self.norm_ffn(x_BNDHW, valid_BN))
+        for part in self.ffn:
+            y_RDHW = batch_norm(part, y_RDHW, blocks.valid_R) if isinstance(part, nn.BatchNorm2d) else part(y_RDHW)
+        return x_BNDHW + blocks.unpack(y_RDHW)
 
 
 class Head(nn.Sequential):
@@ -153,25 +167,3 @@ def _pad(pixels_BMCHW: Tensor, band_BM: Tensor, day_BM: Tensor, missing: int) ->
         band_BM = functional.pad(band_BM, (0, missing), value=PADDING)
         day_BM = functional.pad(day_BM, (0, missing))
     return pixels_BMCHW, band_BM, day_BM
-
-
-def _rows_to_compute(valid_BN: Tensor) -> Tensor:
-    """Places of the valid blocks among the B·N.
-
-    An exported graph computes all: how many are valid must not decide its shapes, and what comes of the others is
-    masked wherever blocks meet.
-    """
-    if torch.compiler.is_exporting():
-        return torch.arange(valid_BN.numel(), device=valid_BN.device)
-    return valid_BN.flatten().nonzero().squeeze(1)
-
-
-def _unpack(x_RDHW: Tensor, rows_R: Tensor, shape_BN: torch.Size) -> Tensor:
-    """Put valid blocks back to their places: (R, D, H, W) → (B, N, D, H, W), zero elsewhere."""
-    x_FDHW = x_RDHW.new_zeros(math.prod(shape_BN), *x_RDHW.shape[1:])
-    x_BNDHW: Tensor = x_FDHW.index_copy(0, rows_R, x_RDHW).unflatten(0, tuple(shape_BN))
-    return x_BNDHW
-
-
-def _over_maps(valid_BN: Tensor) -> Tensor:
-    return valid_BN[:, :, None, None, None]
