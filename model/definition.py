@@ -46,7 +46,7 @@ def _blocks(network: ConvEntion, pixels_MCHW: Tensor, band_M: Tensor) -> list[Te
     config, n_images = network.config, int((band_M != PADDING).sum())
     slots = config.images if config.padding == "published" else math.ceil(n_images / config.block) * config.block
     flux_M1HW, other_MCHW = pixels_MCHW[:n_images, :1], pixels_MCHW[:n_images, 1:]
-    map_M1HW = network.embed.table.weight[band_M[:n_images]].view_as(flux_M1HW)
+    map_M1HW = network.embed.get_parameter("table.weight")[band_M[:n_images]].view_as(flux_M1HW)
     image_MCHW = torch.cat((flux_M1HW, map_M1HW, other_MCHW), dim=1)
     image_MCHW = torch.cat((image_MCHW, image_MCHW.new_zeros(slots - n_images, *image_MCHW.shape[1:])))
     return list(image_MCHW.split(config.block))

@@ -10,7 +10,7 @@ from model.errors import ModelConfigError
 
 
 def test_unknown_preset_names_the_known_ones() -> None:
-    with pytest.raises(ModelConfigError, match="paper, small"):
+    with pytest.raises(ModelConfigError, match="paper, light, small"):
         preset("huge")
 
 
