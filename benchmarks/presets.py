@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model.config import ModelConfig, RunConfig, preset
 from model.convention import ConvEntion
 from model.describe import n_parameters
-from model.evaluate import scores_of_confusion
+from model.evaluation.bootstrap import scores_of_confusion
 from model.export import load_model
 from model.rundir import step_dir
 from model.runs import fine_tune, open_session, train

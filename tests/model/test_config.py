@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from model.config import PRESETS, THREE_CLASSES, ModelConfig, RunConfig, TrainConfig, preset
+from model.config import (
+    PRESETS,
+    THREE_CLASSES,
+    ModelConfig,
+    ProtocolConfig,
+    RunConfig,
+    TrainConfig,
+    preset,
+)
 from model.errors import ModelConfigError
 
 
@@ -48,7 +56,14 @@ def test_nested_changes_keep_the_rest() -> None:
 def test_the_guide_of_training_has_a_row_for_every_key_with_its_default() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| ?`?([^|`]*?)`? ?\|", text, re.MULTILINE))
-    assert list(rows) == list(TrainConfig.model_fields)
-    defaults = TrainConfig(epochs=1).model_dump(exclude={"epochs"}, mode="json")
-    shown = {key: "" if value is None else str(value).lower().removesuffix(".0") for key, value in defaults.items()}
-    assert {key: rows[key] for key in shown} == shown
+    kinds = (TrainConfig, ModelConfig, ProtocolConfig)
+    assert list(rows) == [key for kind in kinds for key in kind.model_fields]
+    for kind in kinds:
+        defaults = {key: field.default for key, field in kind.model_fields.items() if not field.is_required()}
+        assert {key: rows[key] for key in defaults} == {key: _shown(value) for key, value in defaults.items()}
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(value).lower()
+    return "" if value is None else str(value).lower().removesuffix(".0")
