@@ -74,9 +74,9 @@ def test_leaving_out_padded_taps_is_exact(config) -> None:
 @pytest.mark.parametrize(
     ("size", "kernel", "padding"),
     [
-        ((3, 7, 7), (3, 5, 5), (2, 2, 2)),  # the paper's second layer: all steps meet all taps
-        ((5, 7, 6), (3, 3, 3), (0, 0, 0)),  # its third: each output has all taps
-        ((2, 6, 6), (3, 3, 3), (1, 1, 1)),  # steps and taps in between, even periods of width
+        ((3, 7, 7), (3, 5, 5), (2, 2, 2)),  # the paper's second layer
+        ((5, 7, 6), (3, 3, 3), (0, 0, 0)),  # its third
+        ((2, 7, 6), (3, 3, 3), (1, 1, 2)),  # even periods of height and width
         ((4, 3, 5), (1, 2, 4), (0, 1, 3)),
         ((1, 2, 2), (3, 5, 5), (1, 2, 2)),  # kernels larger than the maps
     ],
