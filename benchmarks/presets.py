@@ -52,7 +52,7 @@ class Variant:
 SMALL_FRONT: dict[str, Any] = preset("small").model.model_dump(
     mode="json", include={"convolutions", "score_kernel", "head_features"}
 )
-"""A small front end for blocks of three images with maps of their bands, 200 times cheaper than the paper's."""
+"""A small front end for blocks of three images with maps of their bands."""
 FAST = {"lr": 3e-3, "schedule": "cosine"}
 VARIANTS = {
     "paper": Variant("paper", {}, {}),

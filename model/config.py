@@ -2,7 +2,7 @@
 
 `preset("paper")` is the network and the training of Bairouk et al. 2023 (A&A 673, A141), with the
 sizes that reproduce its 1,253,108 parameters; `preset("light")` sees a night's five bands as channels of one block,
-better and for a hundredth of the work; `preset("small")` is the paper's architecture for two cores.
+better and for a twentieth of the work; `preset("small")` is the paper's architecture for two cores.
 """
 
 from __future__ import annotations
