@@ -74,6 +74,7 @@ def test_each_file_is_asked_for_once_however_many_frames_and_objects_use_it(tiny
     assert set(asked.values()) == {1}
 
 
+@pytest.mark.slow
 def test_without_a_cache_a_build_leaves_no_frame_behind_and_the_same_dataset(
     clean: Dataset, tiny_archive: Path, tmp_path: Path
 ) -> None:
@@ -198,7 +199,7 @@ def test_a_catalogue_that_is_none_stops_the_build_before_anything_is_written(
     assert not (tmp_path / "root" / "datasets").exists()
 
 
-@pytest.mark.parametrize("kind", ["reset", "html", "not_found"])
+@pytest.mark.parametrize("kind", ["reset", "html", pytest.param("not_found", marks=pytest.mark.slow)])
 def test_an_archive_that_is_out_of_order_is_no_reason_to_leave_frames_out(
     clean: Dataset, tiny_archive: Path, tmp_path: Path, kind: FaultKind
 ) -> None:
@@ -214,6 +215,7 @@ def test_an_archive_that_is_out_of_order_is_no_reason_to_leave_frames_out(
             assert build(server.url, tmp_path).info.content_hash == clean.info.content_hash
 
 
+@pytest.mark.slow
 def test_a_frame_that_two_cells_miss_counts_once(tiny_archive: Path, tmp_path: Path) -> None:
     """And its reason names neither server nor history, so that equal inputs leave equal bytes."""
     with ArchiveServer(tiny_archive, faults=[Fault(FPC.format(band="g"), "not_found", times=99)]) as server:

@@ -460,6 +460,7 @@ def test_a_full_disk_is_said_so_and_leaves_nothing_half_written(tiny_archive, tm
             assert_only_verified(tmp_path, archive)
 
 
+@pytest.mark.slow
 def test_killed_at_twenty_random_moments_nothing_that_was_whole_is_fetched_twice(tiny_archive, tmp_path):
     paths = frames_of(tiny_archive)
     random_moment = random.Random(82)

@@ -70,6 +70,7 @@ def test_a_killed_training_continues_to_the_same_bits(tiny_dataset: Path, tmp_pa
     assert losses == [(m.epoch, pytest.approx(m.loss)) for m in history_of(tmp_path / "broken").metrics]
 
 
+@pytest.mark.slow
 def test_processes_that_share_batches_step_as_one_does(tmp_path: Path) -> None:
     """To rounding in double precision, weights and batch statistics; of the last batch one of the two has nothing."""
     config = TINY.updated(train={"clip_norm": 0.5})
