@@ -37,6 +37,7 @@ from model.convention import ConvEntion
 from model.data import Normalisation, Pack
 from model.definition import logits_by_definition
 from model.describe import n_parameters
+from model.freezing import ready_for_training
 from model.loader import Batch, Loader
 
 CONFIG: Final = preset("paper")
@@ -186,10 +187,7 @@ def training(network: ConvEntion, forward: Forward, loader: Loader, sizes: Sizes
 
     result: dict[str, float] = {"step_batch": sizes.batch}
     for step in TABLE_3:
-        network.train()
-        if step == "fine_tune":
-            network.eval().freeze_encoder()
-            network.head.train()
+        ready_for_training(network, CONFIG.train if step == "train" else CONFIG.fine_tune, epoch=1)
         optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad])
         same = next(fresh())
         runs = {"fresh": partial(run, optimizer, fresh), "same": partial(run, optimizer, partial(repeat, same))}
