@@ -140,6 +140,7 @@ def test_a_file_that_lasts_corrupt_is_fetched_twice_and_no_more(
     assert n_fetched == 2
 
 
+@pytest.mark.slow
 def test_a_frame_whose_header_contradicts_its_name_is_left_out(clean: Dataset, spoilt: Path, tmp_path: Path) -> None:
     right, wrong = (spoilt / FPC.format(band=band).lstrip("/") for band in "rg")
     shutil.copyfile(wrong, right)
@@ -199,7 +200,9 @@ def test_a_catalogue_that_is_none_stops_the_build_before_anything_is_written(
     assert not (tmp_path / "root" / "datasets").exists()
 
 
-@pytest.mark.parametrize("kind", ["reset", "html", pytest.param("not_found", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["reset", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("html", "not_found"))]
+)
 def test_an_archive_that_is_out_of_order_is_no_reason_to_leave_frames_out(
     clean: Dataset, tiny_archive: Path, tmp_path: Path, kind: FaultKind
 ) -> None:

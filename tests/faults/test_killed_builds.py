@@ -119,6 +119,7 @@ def test_publishing_may_die_at_every_step(undisturbed: Undisturbed, tmp_path: Pa
     assert die_while_publishing(undisturbed, tmp_path, every=1) > 15
 
 
+@pytest.mark.slow
 def test_two_builds_at_once_do_not_spoil_each_other(undisturbed: Undisturbed, tmp_path: Path) -> None:
     """One builds; the other is told so, or comes late enough to find everything done."""
     root = undisturbed.root_with_cache(tmp_path / "root")

@@ -144,6 +144,7 @@ def test_where_nothing_changed_there_is_no_new_version_and_no_frame_is_asked_for
     assert asked_frames(site) == []
 
 
+@pytest.mark.slow
 def test_a_run_goes_and_comes_and_the_result_is_that_of_a_build_from_nothing(site: Site) -> None:
     """The same version, by its name and by the hash of its objects; folds come back, too."""
     first, fields, cells = site.latest, (site.archive / FIELDS).read_bytes(), Cells()

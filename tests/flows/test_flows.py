@@ -56,6 +56,7 @@ def test_building_the_same_again_changes_nothing(published, tiny_archive: Path, 
     assert fetched == []
 
 
+@pytest.mark.slow
 def test_a_large_transfer_is_refused_unless_announced_and_a_refresh_brings_what_was_missing(
     prefect_server: None, tiny_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

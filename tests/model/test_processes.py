@@ -43,6 +43,7 @@ def weights_of(run_dir: Path, member: int = 0) -> dict[str, torch.Tensor]:
     return load_file(step_dir(run_dir, 1, member, "train") / WEIGHTS_FILE)
 
 
+@pytest.mark.slow
 def test_a_killed_training_continues_to_the_same_bits(tiny_dataset: Path, tmp_path: Path) -> None:
     """With all that an epoch may depend on: warm-up, parts that join in, clipping, early stopping, dropout."""
     config = TINY.updated(
@@ -94,6 +95,7 @@ def test_processes_that_share_batches_learn_as_one_does(tiny_dataset: Path, tmp_
         assert right.model_dump() == pytest.approx(left.model_dump(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_processes_that_share_models_train_the_same_models(tiny_dataset: Path, tmp_path: Path) -> None:
     config = TINY.updated(protocol={"members": 2}, train={"epochs": 1})
     train(tiny_dataset, tmp_path / "one", config, folds=[1])

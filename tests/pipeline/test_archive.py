@@ -437,6 +437,7 @@ def test_a_cache_that_cannot_be_written_is_said_so(server, reply, tmp_path):
         archive.fetch("das", PATH)
 
 
+@pytest.mark.slow
 def test_after_a_bad_day_of_the_server_the_cache_holds_whole_files_and_each_was_sent_once(tmp_path):
     """Every fault of the simulated archive, several at once, over parallel downloads."""
     names = [f"counts-{n:06d}-r1-0012.gz" for n in range(12)]

@@ -305,6 +305,7 @@ def test_a_dataset_alone_gives_a_page_that_says_what_is_missing(alone: Page) -> 
     assert "cells 9.0" in alone.text, "the build's own times where no others are given"
 
 
+@pytest.mark.slow
 def test_the_same_input_gives_the_same_page(made: Made) -> None:
     first, second = (
         write_report(made.dataset.parent / f"{name}.html", made.dataset, truth=made.truth, max_objects=1)
