@@ -19,7 +19,7 @@ from model.data import pack_sequences, pick_device
 from model.ensemble import Ensemble, log_mean
 from model.errors import RunError, WeightsError
 from model.evaluation.calibration import Calibration, read_calibration
-from model.export import load_model
+from model.export import load_model, read_description
 from model.rundir import CONFIG_FILE, MODEL_FILE, fold_dir, is_finished, step_dir
 from model.runs import read_record
 from pipeline.errors import SequenceError
@@ -151,12 +151,11 @@ def load_classifier(path: str | Path, fold: int | None = None, device: torch.dev
 
 
 def _of_model(folder: Path, device: torch.device | None) -> Classifier:
-    model = load_model(folder, device or _device())
-    once = TrainConfig(epochs=1)
-    config = RunConfig(model=model.file.model, train=once, fine_tune=once)  # nothing is trained
-    found = read_calibration(folder)
-    ensembles = ((Ensemble((model,)), found or Calibration()),)
-    return Classifier(ensembles, config, model.file.dataset_id, device or _device(), found is not None)
+    file, once = read_description(folder), TrainConfig(epochs=1)
+    config = RunConfig(model=file.model, train=once, fine_tune=once)  # nothing is trained
+    device, found = device or pick_device(config), read_calibration(folder)
+    ensembles = ((Ensemble((load_model(folder, device),)), found or Calibration()),)
+    return Classifier(ensembles, config, file.dataset_id, device, found is not None)
 
 
 def _of_run(run_dir: Path, fold: int | None, device: torch.device | None) -> Classifier:
@@ -199,7 +198,3 @@ def _check_networks(run_dir: Path, config: ModelConfig, ensemble: Ensemble) -> N
                 f"{run_dir}: the model of fold {model.file.fold}, member {model.file.member} is of another network "
                 f"than {CONFIG_FILE} says ({differing}): it was copied from another run"
             )
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

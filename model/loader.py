@@ -25,6 +25,8 @@ from model.config import ModelConfig
 from model.data import Normalisation, Pack
 from model.embedding import PADDING
 
+NIGHT_DAY: Final = 0.5
+"""Longer than this without an image, and the next one is of another night."""
 AHEAD: Final = 3
 """Batches that are gathered before they are asked for, when images are streamed."""
 
@@ -133,11 +135,11 @@ class Loader:
         return self.pack.length_O.to(self.device)[object_B]
 
     def _seen(self, object_B: Tensor, nights: int) -> Tensor:
-        """Number of images up to the end of the given night; a night ends with twelve hours without an image."""
+        """Number of images up to the end of the given night."""
         seen = []
         for place in object_B.tolist():
             first, length = int(self.pack.first_O[place]), int(self.pack.length_O[place])
-            night_M = (self.pack.mjd_P[first : first + length].diff() > 0.5).cumsum(dim=0)
+            night_M = (self.pack.mjd_P[first : first + length].diff() > NIGHT_DAY).cumsum(dim=0)
             seen.append(1 + int((night_M < nights).sum()))
         return torch.tensor(seen, device=self.device)
 

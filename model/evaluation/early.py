@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from model.evaluation.bootstrap import bootstrap, estimate
 from model.evaluation.results import EarlyScores
 from model.evaluation.scores import headline
+from model.loader import NIGHT_DAY
 
 STEP: Final = 1.6
 """Ratio between numbers of nights that are looked at; each of them costs an evaluation of its own."""
-NIGHT_DAY: Final = 0.5
-"""A night ends with so long a time without an image, as for `Loader.batches`."""
 Array = NDArray[Any]
 
 

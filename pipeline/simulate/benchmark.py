@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from pipeline.bands import BANDS, Band
+from pipeline.bands import Band
 from pipeline.errors import ConfigError
 from pipeline.simulate.camera import N_COLS, N_ROWS, PIXEL_DEG
 from pipeline.simulate.config import SEQUENCES, Label, RunConfig, SimulationConfig
@@ -271,8 +271,3 @@ def _neighbours(config: SimulationConfig, target: Target, rng: np.random.Generat
         Stars(*(getattr(stars, name)[apart_S] for name in Stars.__dataclass_fields__)),
         Galaxies(*(getattr(galaxies, name)[apart_G] for name in Galaxies.__dataclass_fields__)),
     )
-
-
-def zeropoint_errors(benchmark: Benchmark, bands: tuple[Band, ...] = BANDS) -> dict[Band, float]:
-    """Error of a frame's zero point in each band [mag]."""
-    return {band: benchmark.sequences.zp_error_mag.get(band, 0.01) for band in bands}

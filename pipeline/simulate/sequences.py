@@ -239,7 +239,6 @@ def _write_truth(root: Path, benchmark: Benchmark, chunks: Sequence[_Chunk]) -> 
                 writers = [stack.enter_context(pq.ParquetWriter(file, table.schema)) for file, table in files]
             for writer, table in zip(writers, tables, strict=True):
                 writer.write_table(table)
-        stack.close()
     return folder
 
 
