@@ -52,8 +52,8 @@ def train_model(
     dataset
         Directory of a published dataset version, or of a survey's datasets for the latest.
     run
-        Directory of the run, in which an interrupted one continues; default: below the dataset's root, named after model
-        and dataset.
+        Directory of the run, in which an interrupted one continues; default: below the dataset's root, named after
+        model and dataset.
     model
         Preset: paper, light or small.
     changes
