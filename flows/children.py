@@ -87,8 +87,7 @@ class Children:
         threading.Thread(target=self._repeat, args=(child.name, child.process), daemon=True).start()
 
     def _repeat(self, name: str, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
+        for line in process.stdout or ():
             if text := line.decode("utf-8", "replace").rstrip():
                 self._say(f"{name}: {text}")
 

@@ -140,7 +140,7 @@ def _run_of_context() -> dict[str, str]:
     context = sys.modules.get("prefect.context")
     if context is None:
         return {}
-    said = {}
+    said: dict[str, str] = {}
     if (flow := context.FlowRunContext.get()) is not None and flow.flow_run is not None:
         said |= {"flow_run_id": str(flow.flow_run.id), "flow_run_name": flow.flow_run.name}
     if (task := context.TaskRunContext.get()) is not None:

@@ -15,10 +15,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from pipeline.errors import ConfigError
+from pipeline.naming import reports_dir
 
-REPORTS_FOLDER: Final = "reports"
-REPORTS_URL: Final = "S82_REPORTS_URL"
-"""Environment variable that tells flows where the reports are served."""
 REPORTS_PORT: Final = 4280
 _NAMES_OF_THIS_MACHINE: Final = frozenset({"127.0.0.1", "localhost", "[::1]", "::1"})
 _HEADERS: Final = {
@@ -38,7 +36,7 @@ def serving_reports(root: Path, port: int = REPORTS_PORT) -> Iterator[str]:
     ConfigError
         The port is taken.
     """
-    folder = (root / REPORTS_FOLDER).absolute()
+    folder = reports_dir(root).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         server = ThreadingHTTPServer(("127.0.0.1", port), partial(_Handler, directory=str(folder)))

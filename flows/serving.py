@@ -8,7 +8,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -17,10 +16,12 @@ import httpx
 from prefect import __version__
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.artifacts import REPORTS_URL
 from flows.children import WAIT_S, Children, Say
-from flows.pages import REPORTS_PORT, REPORTS_URL, serving_reports
+from flows.pages import REPORTS_PORT, serving_reports
 from flows.setup import POOLS, SetUp, set_up
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError
+from pipeline.naming import reports_dir
 
 HOST: Final = "127.0.0.1"
 PORT: Final = 4200
@@ -114,7 +115,8 @@ def _already_there(site: Site, say: Say) -> bool:
     version = server_version(site.api_url)
     if version is None:
         raise ConfigError(
-            f"port {site.port} is taken by something that is not a Prefect server: stop it, or choose another with --port"
+            f"port {site.port} is taken by something that is not a Prefect server: stop that, or choose another port "
+            "with --port"
         )
     if version != __version__:
         raise ConfigError(
@@ -162,7 +164,7 @@ def _say_what_was_set_up(done: SetUp, say: Say) -> None:
 
 def _say_where(site: Site, reports: str, say: Say) -> None:
     say(f"UI         http://{HOST}:{site.port}")
-    say(f"reports    {reports}, from {site.root / 'reports'}")
+    say(f"reports    {reports}, from {reports_dir(site.root)}")
     say(f"API        export PREFECT_API_URL={site.api_url}")
     say("next       prefect deploy --all; prefect deployment run build-dataset")
     say("Ctrl-C ends it; a run that is ended so is taken up again after the next start")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 from prefect.plugins import HookContext, register_hook
@@ -40,7 +41,7 @@ def setup_environment(*, ctx: HookContext) -> None:
 
 
 def expanded(arguments: Sequence[str]) -> list[str]:
-    """The command line with the name of the deployment written out, if it is `deployment run` with one without slash."""
+    """The command line with the name of the deployment written out, if it has one without a slash."""
     found = list(arguments)
     place = _place_of_name(found)
     if place is not None and _SHORT.fullmatch(found[place]):
@@ -71,4 +72,4 @@ def _is_the_command(arguments: Sequence[str], original: Sequence[str]) -> bool:
     if not arguments:
         return False
     program = re.split(r"[/\\]", arguments[0])[-1].removesuffix(".exe")
-    return program == "prefect" or any(pair == ("-m", "prefect") for pair in zip(original, original[1:], strict=False))
+    return program == "prefect" or any(pair == ("-m", "prefect") for pair in pairwise(original))

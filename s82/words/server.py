@@ -6,11 +6,14 @@ import signal
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import get_args
+from typing import TYPE_CHECKING
 
 import click
 
 from s82.output import as_json, root_option, show, stderr_line
+
+if TYPE_CHECKING:
+    from flows.serving import Workers
 
 
 @click.group("server")
@@ -31,15 +34,14 @@ def command() -> None:
     show_default=True,
     help="Work pools that this machine works for.",
 )
-def start(root: str, port: int, reports_port: int, workers: str) -> None:
+def start(root: str, port: int, reports_port: int, workers: Workers) -> None:
     """Start server, workers and the pages of reports on 127.0.0.1, until Ctrl-C.
 
     A Prefect server that answers at the port already is used. Set PREFECT_API_DATABASE_CONNECTION_URL for PostgreSQL
     in place of SQLite, S82_ALERT_URL or S82_ALERT_URL_FILE for a webhook that is told of failed and late runs.
     """
-    from flows.serving import Site, Workers, serve
+    from flows.serving import Site, serve
 
-    assert workers in get_args(Workers)
     stop, at_once = threading.Event(), threading.Event()
 
     def asked(_number: int, _frame: FrameType | None) -> None:
@@ -50,7 +52,7 @@ def start(root: str, port: int, reports_port: int, workers: str) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, asked)
-    serve(Site(Path(root), port, reports_port, workers), click.echo, stop, at_once=at_once)  # type: ignore[arg-type]
+    serve(Site(Path(root), port, reports_port, workers), click.echo, stop, at_once=at_once)
 
 
 @command.command("setup")
