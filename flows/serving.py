@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 import httpx
 from prefect import __version__
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
 from flows.artifacts import REPORTS_URL
 from flows.children import WAIT_S, Children, Say
@@ -135,8 +135,11 @@ def _port_is_taken(port: int) -> bool:
 
 def server_version(api_url: str) -> str | None:
     """Version of the Prefect server at an address, None if none answers there."""
+    secret = get_current_settings().api.auth_string
+    user, _, password = secret.get_secret_value().partition(":") if secret else ("", "", "")
+    auth = httpx.BasicAuth(user, password) if secret else None
     try:
-        with httpx.Client(timeout=5, trust_env=False) as client:
+        with httpx.Client(timeout=5, trust_env=False, auth=auth) as client:
             answer: Any = client.get(f"{api_url}/admin/version").raise_for_status().json()
     except (httpx.HTTPError, json.JSONDecodeError, UnicodeDecodeError):
         return None
