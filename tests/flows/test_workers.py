@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.workers import worker_pool
+from flows.workers import WorkerPool, worker_pool
 from pipeline.simulate.server import ArchiveServer, Fault
 
 
@@ -66,3 +66,12 @@ def wait_for(condition, seconds: float) -> None:  # type: ignore[no-untyped-def]
     while not condition():
         assert time.monotonic() < deadline, "the build did not start fetching"
         time.sleep(0.2)
+
+
+def test_a_call_that_hangs_is_ended_and_the_next_one_is_served() -> None:
+    """Whatever it hangs in: its process is ended by the kernel, not asked."""
+    pool = WorkerPool(1, seconds=0.3)
+    with pytest.raises(BrokenProcessPool):
+        pool.submit(time.sleep, 60).result(timeout=30)
+    assert pool.submit(abs, -3).result(timeout=30) == 3
+    pool.shutdown()
