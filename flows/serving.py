@@ -27,6 +27,8 @@ HOST: Final = "127.0.0.1"
 PORT: Final = 4200
 START_S: Final = 180.0
 """A first start makes the database."""
+ANSWER_S: Final = 5.0
+"""How long a server may take to say its version."""
 Workers = Literal["both", "cpu", "gpu", "none"]
 
 
@@ -139,7 +141,7 @@ def server_version(api_url: str) -> str | None:
     user, _, password = secret.get_secret_value().partition(":") if secret else ("", "", "")
     auth = httpx.BasicAuth(user, password) if secret else None
     try:
-        with httpx.Client(timeout=5, trust_env=False, auth=auth) as client:
+        with httpx.Client(timeout=ANSWER_S, trust_env=False, auth=auth) as client:
             answer: Any = client.get(f"{api_url}/admin/version").raise_for_status().json()
     except (httpx.HTTPError, json.JSONDecodeError, UnicodeDecodeError):
         return None
