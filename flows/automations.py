@@ -1,4 +1,4 @@
-"""What the server does by itself: take crashed runs up again, and tell somebody of those that failed or are late.
+"""What the server does by itself: notice runs that died, and tell somebody of those that failed or are late.
 
 Plain descriptions; `flows.setup` brings them to a server.
 """
@@ -12,15 +12,12 @@ from uuid import UUID
 from prefect.automations import AutomationCore, CallWebhook, ChangeFlowRunState, EventTrigger, Posture
 from prefect.client.schemas.objects import StateType
 
-from flows.attempts import MOST_ATTEMPTS
-
 Resources = dict[str, str | list[str]]
 """Labels that the resources of an event must have."""
 OWN: Final = "s82: "
 """How the names of our automations begin; those of `prefect.yaml` and of other people do not."""
 HEARTBEAT: Final = "prefect.flow-run.heartbeat"
 SILENT: Final = "its heartbeat stopped"
-ABANDONED_S: Final = 3600.0
 SIGNS_OF_LIFE: Final = frozenset(
     {HEARTBEAT}
     | {
@@ -35,12 +32,6 @@ SIGNS_OF_LIFE: Final = frozenset(
 TAKEN_UP: Final = frozenset(
     f"prefect.flow-run.{state}" for state in ("Pending", "Running", "Cancelling", "Cancelled", "Failed")
 )
-KILLED: Final = ("*status code -9*", "*status code: -9*", "*status code 137*", "*status code: 137*", f"*{SILENT}*")
-"""What the message of a crash says where the process was killed, or its machine died. A process that ends by itself,
-because a module is missing, say, would only do so again."""
-SETTLED_S: Final = 10.0
-"""A worker reports one crash twice, a second apart: what is scheduled between the two would be marked as crashed, or,
-taken up already, be started once more."""
 DEPLOYED: Final[Resources] = {"prefect.resource.role": "deployment", "prefect.resource.id": "prefect.deployment.*"}
 EVERY_RUN: Final[Resources] = {"prefect.resource.id": "prefect.flow-run.*"}
 
@@ -53,77 +44,33 @@ _RUN_DATA: Final = (
 )
 
 
-def recovery(silent_s: float) -> list[AutomationCore]:
-    """Take up again what was killed.
-
-    Each of these acts on a run by itself: an event that one automation makes for another is lost where the server
-    has only just started.
+def crash_detection(silent_s: float) -> AutomationCore:
+    """Mark a run as crashed whose heartbeat stopped; one that has ended since, the server leaves as it is.
 
     Parameters
     ----------
     silent_s
         A run from which nothing was heard for so long is taken for dead; several times the heartbeat's interval.
     """
-    return [_silent(silent_s), _killed(), _abandoned(max(ABANDONED_S, 2 * silent_s))]
-
-
-def _silent(silent_s: float) -> AutomationCore:
     return AutomationCore(
         name=f"{OWN}silent run",
-        description=f"A deployment's run whose heartbeat stopped for {silent_s:.0f} s is scheduled again.",
-        trigger=_silence(silent_s, DEPLOYED),
-        actions=[_again(f"{SILENT} for {silent_s:.0f} s")],
-    )
-
-
-def _killed() -> AutomationCore:
-    return AutomationCore(
-        name=f"{OWN}killed run",
-        description=f"A deployment's run that was killed is scheduled again, until it was started {MOST_ATTEMPTS} times.",
+        description=f"A run whose heartbeat stopped for {silent_s:.0f} s is marked as crashed.",
         trigger=EventTrigger(
             posture=Posture.Proactive,
-            match=EVERY_RUN
-            | {
-                "prefect.run-count": [str(count) for count in range(1, MOST_ATTEMPTS)],
-                "prefect.state-message": list(KILLED),
-            },
-            match_related=DEPLOYED,
-            after={"prefect.flow-run.Crashed"},
-            expect=set(TAKEN_UP),
+            match=EVERY_RUN,
+            after={HEARTBEAT},
+            expect=set(SIGNS_OF_LIFE),
             for_each={"prefect.resource.id"},
-            within=timedelta(seconds=SETTLED_S),
+            within=timedelta(seconds=silent_s),
         ),
-        actions=[_again("its process was killed")],
-    )
-
-
-def _abandoned(silent_s: float) -> AutomationCore:
-    return AutomationCore(
-        name=f"{OWN}abandoned run",
-        description="A run without a deployment, which no worker could take up, is marked as crashed.",
-        trigger=_silence(silent_s, {}),
-        actions=[ChangeFlowRunState(name=None, state=StateType.CRASHED, force=False, message=f"{SILENT} for {silent_s / 60:.0f} minutes")],
-    )
-
-
-def _silence(seconds: float, related: Resources) -> EventTrigger:
-    return EventTrigger(
-        posture=Posture.Proactive,
-        match=EVERY_RUN,
-        match_related=related,
-        after={HEARTBEAT},
-        expect=set(SIGNS_OF_LIFE),
-        for_each={"prefect.resource.id"},
-        within=timedelta(seconds=seconds),
-    )
-
-
-def _again(why: str) -> ChangeFlowRunState:
-    return ChangeFlowRunState(
-        state=StateType.SCHEDULED,
-        name="AwaitingRetry",
-        force=False,
-        message=f"{why}; what is finished stays, a worker goes on with the rest",
+        actions=[
+            ChangeFlowRunState(
+                name=None,
+                state=StateType.CRASHED,
+                force=False,
+                message=f"{SILENT} for {silent_s:.0f} s: the process was killed, or its machine is gone",
+            )
+        ],
     )
 
 
@@ -166,7 +113,7 @@ def _crashed(webhook: UUID) -> AutomationCore:
             posture=Posture.Reactive,
             match=EVERY_RUN,
             match_related=DEPLOYED,
-            expect={"prefect.flow-run.Crashed", "prefect.flow-run.AwaitingRetry"},
+            expect={"prefect.flow-run.Crashed"},
             for_each={"prefect.resource.id"},
             within=timedelta(seconds=60),
         ),

@@ -19,6 +19,7 @@ from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_se
 from flows.artifacts import REPORTS_URL
 from flows.children import WAIT_S, Children, Say
 from flows.pages import REPORTS_PORT, serving_reports
+from flows.recovery import EVERY_S, Watcher
 from flows.setup import POOLS, SetUp, set_up
 from pipeline.errors import ConfigError
 from pipeline.naming import reports_dir
@@ -86,10 +87,20 @@ def serve(site: Site, say: Say, stop: threading.Event, *, at_once: threading.Eve
                 for pool in site.pools:
                     children.start(pool, _worker(pool), environment)
                 _say_where(site, reports, say)
-            while not stop.wait(WAIT_S):
-                children.check()
+            _keep_going(site, children, Watcher(say), stop)
         finally:
             children.stop(at_once=hurried.is_set)
+
+
+def _keep_going(site: Site, children: Children, watcher: Watcher, stop: threading.Event) -> None:
+    """Until `stop`: start anew what dies of our processes, and take up runs that were lost."""
+    looked = time.monotonic()
+    while not stop.wait(WAIT_S):
+        children.check()
+        if time.monotonic() - looked > EVERY_S:
+            with temporary_settings({PREFECT_API_URL: site.api_url}):
+                watcher.look()
+            looked = time.monotonic()
 
 
 def _environment(site: Site, reports: str) -> dict[str, str]:

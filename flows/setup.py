@@ -25,7 +25,7 @@ from prefect.settings import get_current_settings
 from prefect.types import SecretDict
 from pydantic import BaseModel, ConfigDict, SecretStr
 
-from flows.automations import OWN, alerts, recovery
+from flows.automations import OWN, alerts, crash_detection
 from flows.slots import ARCHIVE_LIMIT
 from pipeline.errors import ConfigError
 
@@ -86,7 +86,7 @@ def set_up(
     with reaching(url), get_client(sync_client=True) as client:
         done = {f"work pool {name}": _pool(client, name, text) for name, text in POOLS.items()}
         done[f"limit {ARCHIVE_LIMIT}"] = _limit(client, archive_slots)
-        wanted = recovery(silent_s)
+        wanted = [crash_detection(silent_s)]
         webhook = _webhook(address)
         notes: tuple[str, ...] = ()
         if webhook is None:
@@ -240,9 +240,7 @@ def automations_of(client: SyncPrefectClient) -> list[Automation]:
 
 def _content(automation: AutomationCore) -> Any:
     """What of an automation is said by us, in a form that can be compared."""
-    content = automation.model_dump(
-        mode="json", include={"name", "description", "enabled", "trigger", "actions"}
-    )
+    content = automation.model_dump(mode="json", include={"name", "description", "enabled", "trigger", "actions"})
     return _sorted(content)
 
 

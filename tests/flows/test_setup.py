@@ -52,7 +52,7 @@ def test_twice_is_as_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from flows.setup import set_up
 
     first = set_up()
-    assert set(first.done) >= {"work pool cpu", "work pool gpu", "limit sdss-archive", "automation s82: killed run"}
+    assert set(first.done) >= {"work pool cpu", "work pool gpu", "limit sdss-archive", "automation s82: silent run"}
     assert "S82_ALERT_URL" in first.notes[0]
     assert not any("tell" in name for name in names())
     assert set(set_up().done.values()) == {"as it was"}
@@ -106,12 +106,12 @@ def test_a_doubled_automation_loses_its_younger_copy() -> None:
     """Two people may set up at the same moment; either copy is as good, one must go."""
     from prefect.client.orchestration import get_client
 
-    from flows.automations import recovery
+    from flows.automations import crash_detection
     from flows.setup import automations_of, set_up
 
     with get_client(sync_client=True) as client:
         for _ in range(2):
-            client.create_automation(recovery(300)[0])
+            client.create_automation(crash_detection(300))
         set_up()
         assert sum(one.name == "s82: silent run" for one in automations_of(client)) == 1
 

@@ -42,7 +42,7 @@ def test_a_server_with_work_and_no_worker_needs_a_person(prefect_server: None, r
     assert first.version
     assert {pool.name: pool.workers for pool in first.pools if pool.name in ("cpu", "gpu")} == {"cpu": (), "gpu": ()}
     assert first.limits["sdss-archive"] == (0, 8)
-    assert first.automations["s82: killed run"]
+    assert first.automations["s82: silent run"]
     assert [(one.name, one.latest, one.objects) for one in first.surveys] == [("tiny", "v1", 5)]
     assert [(one.dataset, one.scores) for one in first.models] == [("tiny-v1", {"macro_f1": 0.8123})]
 
