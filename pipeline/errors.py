@@ -54,6 +54,10 @@ class WorkerDied(PipelineError):
     """A decoding process ended without an answer (killed, or out of memory)."""
 
 
+class CellTimeout(PipelineError):
+    """A cell took longer than anybody wants to wait for it."""
+
+
 class StorageError(PipelineError):
     """A disk is full, failing or not writable; whatever was whole on it still is."""
 
@@ -64,6 +68,10 @@ class SequenceError(PipelineError):
 
 class DatasetError(PipelineError):
     """A dataset directory is missing, incomplete or contradicts its manifest."""
+
+
+class BeingBuilt(DatasetError):
+    """Another process builds a dataset of the same survey."""
 
 
 class NewerSchema(DatasetError):

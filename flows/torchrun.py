@@ -1,0 +1,89 @@
+"""Training on several processes of this machine, from inside a flow: `s82 train` under torchrun, as by hand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, Final, Literal
+
+import torch
+from prefect import get_run_logger
+
+from flows.lifeline import GRACE_S
+from model.errors import TrainingError
+
+Say = Callable[[str], None]
+LAST_LINES: Final = 8
+"""Of a training that failed, in the error."""
+REMEMBERED_LINES: Final = 200
+"""Among which the error is looked for: torchrun has much to say after it."""
+
+
+def gpus_here() -> int:
+    """How many CUDA devices this process sees; CUDA_VISIBLE_DEVICES leaves a worker fewer than the machine has."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def run_torchrun(
+    word: Literal["train", "fine-tune"], arguments: Sequence[str], processes: int, *, say: Say | None = None
+) -> str:
+    """Run `s82 WORD ARGUMENTS` in so many processes that work together; what the first of them printed.
+
+    Their other lines go to the log of the flow's run as they come, or to `say`. The processes end when this call does:
+    when the flow is cancelled, fails or is killed, too.
+
+    Raises
+    ------
+    TrainingError
+        One of them failed; the error says what it said.
+    """
+    say = say or get_run_logger().info
+    last: deque[str] = deque(maxlen=REMEMBERED_LINES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    with _holding([*command, "-m", "s82", word, *arguments]) as process:
+        told = threading.Thread(target=_pass_on, args=(process.stderr, say, last), daemon=True)
+        told.start()
+        printed = process.stdout.read() if process.stdout else ""
+        code = process.wait()
+        told.join()
+    if code != 0:
+        raise TrainingError(f"{processes} processes of `s82 {word}` ended with exit code {code}: {_reason(last)}")
+    return printed.strip()
+
+
+@contextmanager
+def _holding(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A process that ends with this block, or with this process."""
+    pipe = subprocess.PIPE
+    lifeline = [sys.executable, "-m", "flows.lifeline", *command]
+    process = subprocess.Popen(lifeline, stdin=pipe, stdout=pipe, stderr=pipe, text=True, errors="replace")
+    try:
+        yield process
+    finally:
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            process.wait(2 * GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def _pass_on(lines: IO[str] | None, say: Say, last: deque[str]) -> None:
+    for line in lines or ():
+        if text := line.rstrip():
+            last.append(text)
+            say(text)
+
+
+def _reason(last: Sequence[str]) -> str:
+    """The one line that `s82` ends with where it was its error, else the last that were printed."""
+    ours = [line for line in last if line.startswith("error: ")]
+    return ours[0].removeprefix("error: ") if ours else "\n".join(list(last)[-LAST_LINES:])
