@@ -27,9 +27,11 @@ class Started:
         *,
         folder: Path,
         user: str | None = None,
+        stop_signal: signal.Signals = signal.SIGTERM,
     ) -> None:
         self.name = name
         self.log = log
+        self._stop_signal = stop_signal
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 command, cwd=folder, env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
@@ -56,10 +58,10 @@ class Started:
                 os.kill(pid, signal.SIGKILL)
         self._process.wait()
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 20) -> int:
+    def stop(self, seconds: float = 20) -> int:
         """Ask it to end, and end it if it does not; its exit code."""
         if self._process.poll() is None:
-            self._process.send_signal(number)
+            self._process.send_signal(self._stop_signal)
             try:
                 self._process.wait(seconds)
             except subprocess.TimeoutExpired:

@@ -11,6 +11,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -53,7 +54,8 @@ class Topology:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(PROJECT),
             "SECRETS_DIR": str(self.secrets),
-            "PREFECT_HOME": str(self.folder / "home" / service),
+            "S82_HOME": str(PROJECT),
+            "PREFECT_HOME": str(self.folder / f"prefect-{service}"),
         }
         addresses = {
             "PREFECT_HOME": fixed["PREFECT_HOME"],
@@ -69,9 +71,7 @@ class Topology:
         """Start the process of a service of the file; `name` is its own where there are several."""
         service = service or name
         command = self._with_secrets(command_of(service, {"0.0.0.0": "127.0.0.1", "4200": str(API_PORT)}))
-        process = Started(
-            name, command, self.environment(service, **more), self._log(name), folder=PROJECT,
-        )  # fmt: skip
+        process = Started(name, command, self.environment(service, **more), self._log(name), folder=PROJECT)
         self.running[name] = process
         return process
 
@@ -91,7 +91,8 @@ class Topology:
             return json.load(answer)
 
     def start_server(self) -> None:
-        """Start the server and wait until it answers."""
+        """Start the server and wait until it answers; again after it was killed."""
+        wait_for("its port to be free", lambda: not answers(API_PORT), 10)
         server = self.start("server")
         wait_for("the server's answer", self._is_healthy, 90, server)
 
@@ -123,7 +124,10 @@ class Topology:
         for name, value in options.items():
             command += ["-c", f"{name}={value}"]
         environment = {"PATH": os.environ["PATH"], MARK: str(self.folder)}
-        process = Started("postgres", command, environment, self._log("postgres"), folder=Path("/"), user=user)
+        process = Started(
+            "postgres", command, environment, self._log("postgres"), folder=Path("/"), user=user,
+            stop_signal=signal.SIGINT,  # to end without waiting for its clients
+        )  # fmt: skip
         self.running["postgres"] = process
         ready = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(POSTGRES_PORT)]
         wait_for("PostgreSQL", lambda: subprocess.run(ready, check=False).returncode == 0, 30, process)
@@ -155,6 +159,8 @@ class Topology:
         return self.folder / f"{name}.log"
 
     def __enter__(self) -> Self:
+        for port in (POSTGRES_PORT, REDIS_PORT, API_PORT):
+            assert not answers(port), f"port {port} of 127.0.0.1 is taken; the drills need it"
         try:
             self.start_postgres()
             self.start_redis()
