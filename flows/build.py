@@ -79,7 +79,11 @@ class Manner(BaseModel):
     then: str | None = None
 
 
-@flow(name="build-dataset", task_runner=ThreadPoolTaskRunner(max_workers=MOST_AT_ONCE))  # type: ignore[arg-type]
+@flow(
+    name="build-dataset",
+    flow_run_name="{survey}",
+    task_runner=ThreadPoolTaskRunner(max_workers=MOST_AT_ONCE),  # type: ignore[arg-type]
+)
 @described()
 def build_dataset(
     survey: str = "demo",

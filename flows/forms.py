@@ -39,7 +39,7 @@ def described(like: Callable[..., object] | None = None) -> Callable[[Callable[P
 def _split(docstring: str, style: Parser) -> tuple[str, dict[str, str]]:
     """A docstring's text, and the descriptions of its parameters, each on one line."""
     text, descriptions = "", {}
-    for section in parse(Docstring(docstring), style):
+    for section in parse(Docstring(docstring), style, warnings=False):
         if section.kind is DocstringSectionKind.text:
             text += section.value
         elif section.kind is DocstringSectionKind.parameters:

@@ -20,6 +20,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 
 from flows.artifacts import link_run
+from flows.forms import described
 from flows.steps import step
 from pipeline.errors import PipelineError
 from pipeline.manifest import Dataset, open_dataset
@@ -33,6 +34,7 @@ class HandOverError(PipelineError):
 
 
 @flow(name="hand-over")
+@described()
 def hand_over(deployment: str, dataset: Path, run: Path | None = None, upstream: str | None = None) -> None:
     """Start the next step, unless the run that finished the one before has done so itself. Runs on an event.
 

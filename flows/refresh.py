@@ -18,7 +18,11 @@ from pipeline.survey import load_survey
 from pipeline.versions import newest, versions
 
 
-@flow(name="refresh-dataset", task_runner=ThreadPoolTaskRunner(max_workers=MOST_AT_ONCE))  # type: ignore[arg-type]
+@flow(
+    name="refresh-dataset",
+    flow_run_name="{survey}",
+    task_runner=ThreadPoolTaskRunner(max_workers=MOST_AT_ONCE),  # type: ignore[arg-type]
+)
 @described(like=build_dataset)
 def refresh_dataset(
     survey: str = "demo",

@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 from filelock import FileLock, Timeout
 from prefect import flow, get_run_logger
+from prefect.runtime import flow_run
 
 from flows.artifacts import can_draw, link_page, link_run, show_pictures, show_rows
 from flows.attempts import check_attempts
@@ -32,7 +33,13 @@ from pipeline.naming import report_path, root_of_dataset, run_dir
 LOCK_FILE: Final = ".lock"
 
 
-@flow(name="train-model")
+def name_of_run() -> str:
+    """What a list of runs shows: the training run, or the preset and the dataset where it is not named yet."""
+    given = flow_run.parameters
+    return Path(given["run"]).name if given.get("run") else f"{given.get('model')}-{Path(given['dataset']).name}"
+
+
+@flow(name="train-model", flow_run_name=name_of_run)
 @described()
 def train_model(
     dataset: Path,
@@ -87,7 +94,7 @@ def train_model(
     return result
 
 
-@flow(name="fine-tune-model")
+@flow(name="fine-tune-model", flow_run_name=name_of_run)
 @described(like=train_model)
 def fine_tune_model(
     dataset: Path,
@@ -120,7 +127,7 @@ def fine_tune_model(
     return result
 
 
-@flow(name="evaluate-model")
+@flow(name="evaluate-model", flow_run_name=name_of_run)
 @described(like=train_model)
 def evaluate_model(
     dataset: Path, run: Path, report: bool = False, then: str | None = None, upstream: str | None = None
