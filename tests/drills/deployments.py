@@ -62,6 +62,13 @@ def runs_of(topology: Topology, deployment: str) -> list[dict[str, Any]]:
     return found
 
 
+def only_run_of(topology: Topology, deployment: str) -> dict[str, Any]:
+    """The run of a deployment that has been started once."""
+    found = runs_of(topology, deployment)
+    assert len(found) == 1, [(run["name"], run["state_name"], run["parameters"]) for run in found]
+    return found[0]
+
+
 def begin_run(topology: Topology, deployment: str) -> str:
     """Start a run from the command line, as a person does; its id."""
     before = {run["id"] for run in runs_of(topology, deployment)}

@@ -29,6 +29,7 @@ FIRST_PORT: Final = 4350
 POSTGRES_PORT: Final = FIRST_PORT
 REDIS_PORT: Final = FIRST_PORT + 1
 API_PORT: Final = FIRST_PORT + 2
+WORKER_PORTS: Final = {"worker": FIRST_PORT + 3, "worker-no-gpu": FIRST_PORT + 4}
 MARK: Final = "S82_DRILL"
 
 
@@ -95,6 +96,19 @@ class Topology:
         wait_for("its port to be free", lambda: not answers(API_PORT), 10)
         server = self.start("server")
         wait_for("the server's answer", self._is_healthy, 90, server)
+
+    def start_worker(self, service: str) -> Started:
+        """Start a worker and wait until it says that it is healthy; one that asks for work more often."""
+        port = WORKER_PORTS[service]
+        worker = self.start(
+            service,
+            PREFECT_WORKER_WEBSERVER_HOST="127.0.0.1",
+            PREFECT_WORKER_WEBSERVER_PORT=str(port),
+            PREFECT_WORKER_QUERY_SECONDS="2",
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY="30",
+        )
+        wait_for(f"{service} to answer", lambda: answers(port), 60, worker)
+        return worker
 
     def _is_healthy(self) -> bool:
         with suppress(urllib.error.URLError, TimeoutError, ConnectionError):
@@ -207,10 +221,11 @@ def unprivileged_user() -> str | None:
 
 @contextmanager
 def drill_folder() -> Iterator[Path]:
-    """A folder that other users may pass through, which pytest's own are not."""
+    """A folder that other users may pass through, which pytest's own are not. Kept where S82_KEEP_DRILLS is set."""
     folder = Path(tempfile.mkdtemp(prefix="s82-drill-"))
     folder.chmod(0o755)
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not os.environ.get("S82_KEEP_DRILLS"):
+            shutil.rmtree(folder, ignore_errors=True)
