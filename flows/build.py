@@ -172,10 +172,10 @@ def bring_up_to_date(build: Build, archive: Archive, clock: Stopwatch, slots: Sl
     with exclusive(build, wait_s=60 * manner.wait_minutes):
         published = _bring_up_to_date(build, archive, clock, slots, manner)
     dataset = open_dataset(published.path)
-    tag_this_run(tag_dataset(published.dataset_id))
     if published.built_now:
         say_published(dataset, manner.then)
     start_next(manner.then, dataset.path)  # also for a version whose run was lost before it came to this
+    tag_this_run(tag_dataset(published.dataset_id))
     show_counts(
         "dataset",
         published.counts | published.changes | published.skips,
