@@ -107,9 +107,7 @@ def check_only_the_rest_was_built(
     return version
 
 
-def check_training_followed_once(
-    topology: Topology, run_id: str, version: Path, *alive: Started
-) -> dict[str, Any]:
+def check_training_followed_once(topology: Topology, run_id: str, version: Path, *alive: Started) -> dict[str, Any]:
     """The three steps after the build, each once, each knowing the one before. The first one's run."""
     upstream, first = run_id, {}
     for deployment in ("train-model", "fine-tune-model", "evaluate-model"):

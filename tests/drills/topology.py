@@ -133,7 +133,12 @@ class Topology:
             check=False,
         )  # fmt: skip
         assert made.returncode == 0, made.stderr
-        options = {"listen_addresses": "127.0.0.1", "port": POSTGRES_PORT, "unix_socket_directories": data, "fsync": "off"}
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": POSTGRES_PORT,
+            "unix_socket_directories": data,
+            "fsync": "off",
+        }
         command = [str(programs / "postgres"), "-D", str(data)]
         for name, value in options.items():
             command += ["-c", f"{name}={value}"]
