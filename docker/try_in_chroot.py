@@ -11,6 +11,7 @@ of docker/compose.yaml is: as the image's user, on a root that cannot be written
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -71,7 +72,9 @@ class Builder:
             return self.built[name]
         stage = self.stages[name]
         parent = self.build(stage.parent) if stage.parent in self.stages else None
-        needed = [match[1] for kind, text in stage.steps if kind == "COPY" and (match := re.search(r"--from=(\S+)", text))]
+        needed = [
+            match[1] for kind, text in stage.steps if kind == "COPY" and (match := re.search(r"--from=(\S+)", text))
+        ]
         for other in needed:
             self.build(other)
         self._mount(stage, parent)
@@ -112,7 +115,7 @@ class Builder:
         elif kind == "USER":
             stage.user = text
         elif kind == "ENTRYPOINT":
-            stage.entrypoint = [word for word in re.findall(r'"([^"]*)"', text)]
+            stage.entrypoint = json.loads(text)
         elif kind == "RUN":
             self._run(stage, text)
         elif kind == "COPY":
@@ -214,7 +217,9 @@ def context_files(source: str) -> list[Path]:
     """Files of the project below `source` that .dockerignore lets through."""
     ignored = pathspec.PathSpec.from_lines("gitignore", (PROJECT / ".dockerignore").read_text().splitlines())
     start = PROJECT / source
-    files = [start] if start.is_file() else [Path(folder) / name for folder, _, names in os.walk(start) for name in names]
+    files = (
+        [start] if start.is_file() else [Path(folder) / name for folder, _, names in os.walk(start) for name in names]
+    )
     found = [file.relative_to(PROJECT) for file in files if ".git" not in file.relative_to(PROJECT).parts]
     found = [file for file in found if not ignored.match_file(str(file))]
     if not found:
@@ -224,7 +229,16 @@ def context_files(source: str) -> list[Path]:
 
 def in_chroot(stage: Stage, words: list[str], environment: dict[str, str], user: str = "0:0") -> None:
     """Run a command in a stage's tree; end with its exit code if it fails."""
-    start = ["chroot", f"--userspec={user}", "--groups=", str(stage.root), "sh", "-c", 'cd "$0" && exec "$@"', stage.folder]
+    start = [
+        "chroot",
+        f"--userspec={user}",
+        "--groups=",
+        str(stage.root),
+        "sh",
+        "-c",
+        'cd "$0" && exec "$@"',
+        stage.folder,
+    ]
     path = environment.get("PATH", SYSTEM_PATH).replace("$PATH", SYSTEM_PATH)
     done = subprocess.run([*start, *words], env={**environment, "PATH": path}, check=False)
     if done.returncode:
@@ -253,9 +267,13 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--target", default="cpu")
     parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--pip-conf", type=Path, help="what `--secret id=pip,src=FILE` would give")
-    parser.add_argument("--mount", type=Path, action="append", default=[], help="folder of this machine that steps may read")
+    parser.add_argument(
+        "--mount", type=Path, action="append", default=[], help="folder of this machine that steps may read"
+    )
     parser.add_argument("--scratch", type=Path, help="where to work; removed in the end")
-    parser.add_argument("--run", action="append", default=[], metavar="COMMAND", help="to run in the end, in this order")
+    parser.add_argument(
+        "--run", action="append", default=[], metavar="COMMAND", help="to run in the end, in this order"
+    )
     return parser.parse_args()
 
 
@@ -263,7 +281,7 @@ def main() -> None:
     """Build, and run what was asked."""
     if "S82_IN_NAMESPACE" not in os.environ:  # mounts of our own, which end with this process
         os.environ["S82_IN_NAMESPACE"] = "1"
-        os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv])
+        os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv])  # noqa: S606
     options = parse_options()
     scratch = Path(tempfile.mkdtemp(prefix="s82-image-", dir=options.scratch))
     started = time.monotonic()
@@ -271,7 +289,8 @@ def main() -> None:
         builder = Builder(options, scratch)
         stage = builder.build(options.target)
         own = sum(megabytes(layer) for layer in stage.layers[:-1])
-        say(f"built {options.target} in {time.monotonic() - started:.0f} s: {own} MB on a base of {megabytes(options.base)} MB")
+        base = megabytes(options.base)
+        say(f"built {options.target} in {time.monotonic() - started:.0f} s: {own} MB on a base of {base} MB")
         volume = scratch / "volume"
         call("cp", "-a", stage.root / "data", volume)
         for command in options.run:

@@ -69,9 +69,7 @@ class Started:
         return self._process.wait()
 
 
-def run(
-    name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path, seconds: float = 120
-) -> str:
+def run(name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path, seconds: float = 120) -> str:
     """Run a command that must end well; what it printed."""
     done = subprocess.run(
         command, cwd=folder, env=dict(environment), capture_output=True, text=True, timeout=seconds, check=False

@@ -38,7 +38,7 @@ def archive(tiny_archive: Path) -> Iterator[ArchiveServer]:
 def test_a_build_whose_worker_and_server_die_completes_by_itself_and_is_trained_on_once(
     topology: Topology, archive: ArchiveServer
 ) -> None:
-    """Set up, deploy, run; kill -9 of worker and flow and of the server; a new worker; training; a scheduled refresh."""
+    """Set up, deploy, run; kill -9 of worker, flow and server; a new worker; training; a scheduled refresh."""
     set_up(topology)
     deploy(topology, small_deployments(topology.folder, str(small_cells(topology.folder)), archive.url))
     assert {run["state_type"] for run in runs_of(topology, "refresh-dataset")} <= {"SCHEDULED"}
@@ -107,9 +107,7 @@ def check_only_the_rest_was_built(
     return version
 
 
-def check_training_followed_once(
-    topology: Topology, run_id: str, version: Path, *alive: Started
-) -> dict[str, Any]:
+def check_training_followed_once(topology: Topology, run_id: str, version: Path, *alive: Started) -> dict[str, Any]:
     """The three steps after the build, each once, each knowing the one before. The first one's run."""
     upstream, first = run_id, {}
     for deployment in ("train-model", "fine-tune-model", "evaluate-model"):
