@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -87,9 +88,10 @@ class Children:
         threading.Thread(target=self._repeat, args=(child.name, child.process), daemon=True).start()
 
     def _repeat(self, name: str, process: subprocess.Popen[bytes]) -> None:
-        for line in process.stdout or ():
-            if text := line.decode("utf-8", "replace").rstrip():
-                self._say(f"{name}: {text}")
+        with process.stdout or nullcontext(()) as lines:
+            for line in lines:
+                if text := line.decode("utf-8", "replace").rstrip():
+                    self._say(f"{name}: {text}")
 
     def _died(self, child: Child, code: int) -> None:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"

@@ -19,6 +19,7 @@ from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_se
 from flows.artifacts import REPORTS_URL
 from flows.children import WAIT_S, Children, Say
 from flows.pages import REPORTS_PORT, serving_reports
+from flows.recovery import EVERY_S, Watcher
 from flows.setup import POOLS, SetUp, set_up
 from pipeline.errors import ConfigError
 from pipeline.naming import reports_dir
@@ -27,6 +28,8 @@ HOST: Final = "127.0.0.1"
 PORT: Final = 4200
 START_S: Final = 180.0
 """A first start makes the database."""
+ANSWER_S: Final = 5.0
+"""How long a server may take to say its version."""
 Workers = Literal["both", "cpu", "gpu", "none"]
 
 
@@ -84,10 +87,20 @@ def serve(site: Site, say: Say, stop: threading.Event, *, at_once: threading.Eve
                 for pool in site.pools:
                     children.start(pool, _worker(pool), environment)
                 _say_where(site, reports, say)
-            while not stop.wait(WAIT_S):
-                children.check()
+            _keep_going(site, children, Watcher(say), stop)
         finally:
             children.stop(at_once=hurried.is_set)
+
+
+def _keep_going(site: Site, children: Children, watcher: Watcher, stop: threading.Event) -> None:
+    """Until `stop`: start anew what dies of our processes, and take up runs that were lost."""
+    looked = time.monotonic()
+    while not stop.wait(WAIT_S):
+        children.check()
+        if time.monotonic() - looked > EVERY_S:
+            with temporary_settings({PREFECT_API_URL: site.api_url}):
+                watcher.look()
+            looked = time.monotonic()
 
 
 def _environment(site: Site, reports: str) -> dict[str, str]:
@@ -139,7 +152,7 @@ def server_version(api_url: str) -> str | None:
     user, _, password = secret.get_secret_value().partition(":") if secret else ("", "", "")
     auth = httpx.BasicAuth(user, password) if secret else None
     try:
-        with httpx.Client(timeout=5, trust_env=False, auth=auth) as client:
+        with httpx.Client(timeout=ANSWER_S, trust_env=False, auth=auth) as client:
             answer: Any = client.get(f"{api_url}/admin/version").raise_for_status().json()
     except (httpx.HTTPError, json.JSONDecodeError, UnicodeDecodeError):
         return None

@@ -140,7 +140,7 @@ def look(root: Path) -> Status:
 
 def _asked(status: Status, client: SyncPrefectClient) -> Status:
     """With what the server says."""
-    limits = client.read_global_concurrency_limits(limit=MOST)
+    limits = client.read_global_concurrency_limits(limit=MOST)  # with a colon: Prefect's own, of deployments
     return Status(
         server=status.server,
         version=status.version,
@@ -265,7 +265,7 @@ def _troubles(status: Status) -> Iterable[Trouble]:
     if status.version is None:
         yield Trouble(
             what=f"no Prefect server answers at {status.server}",
-            do="start it (`make server`), or set PREFECT_API_URL to its address",
+            do="start it (`make server`), or set PREFECT_API_URL, and PREFECT_API_AUTH_STRING where it asks for one",
         )
         return
     yield from _of_pools(status.pools)

@@ -42,16 +42,7 @@ def start(root: str, port: int, reports_port: int, workers: Workers) -> None:
     """
     from flows.serving import Site, serve
 
-    stop, at_once = threading.Event(), threading.Event()
-
-    def asked(_number: int, _frame: FrameType | None) -> None:
-        """The first Ctrl-C ends in order, the second at once."""
-        if stop.is_set():
-            at_once.set()
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, asked)
+    stop, at_once = _signals()
     serve(Site(Path(root), port, reports_port, workers), click.echo, stop, at_once=at_once)
 
 
@@ -83,3 +74,34 @@ def setup(archive_slots: int | None, refresh_within: float, as_json: bool) -> No
     show({"server": done.server, **done.done}, as_json=False)
     for note in done.notes:
         stderr_line(f"note: {note}")
+
+
+@command.command("watch")
+@click.option(
+    "--every", type=click.FloatRange(1), default=15.0, show_default=True, metavar="SECONDS", help="Between two looks."
+)
+def watch_runs(every: float) -> None:
+    """Put runs whose process was killed back on the schedule of the server that PREFECT_API_URL names, until Ctrl-C.
+
+    `s82 server start` does that itself; this is for a server that was started otherwise.
+    """
+    from flows.recovery import watch
+    from flows.setup import server_url
+
+    stop, _ = _signals()
+    click.echo(f"watching the runs of {server_url()}")
+    watch(click.echo, stop, every_s=every)
+
+
+def _signals() -> tuple[threading.Event, threading.Event]:
+    """Two events: the first Ctrl-C or SIGTERM sets one, the second the other as well."""
+    first, second = threading.Event(), threading.Event()
+
+    def asked(_number: int, _frame: FrameType | None) -> None:
+        if first.is_set():
+            second.set()
+        first.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, asked)
+    return first, second
