@@ -11,6 +11,7 @@ of docker/compose.yaml is: as the image's user, on a root that cannot be written
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -114,7 +115,7 @@ class Builder:
         elif kind == "USER":
             stage.user = text
         elif kind == "ENTRYPOINT":
-            stage.entrypoint = [word for word in re.findall(r'"([^"]*)"', text)]
+            stage.entrypoint = json.loads(text)
         elif kind == "RUN":
             self._run(stage, text)
         elif kind == "COPY":
@@ -280,7 +281,7 @@ def main() -> None:
     """Build, and run what was asked."""
     if "S82_IN_NAMESPACE" not in os.environ:  # mounts of our own, which end with this process
         os.environ["S82_IN_NAMESPACE"] = "1"
-        os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv])
+        os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv])  # noqa: S606
     options = parse_options()
     scratch = Path(tempfile.mkdtemp(prefix="s82-image-", dir=options.scratch))
     started = time.monotonic()
@@ -288,9 +289,8 @@ def main() -> None:
         builder = Builder(options, scratch)
         stage = builder.build(options.target)
         own = sum(megabytes(layer) for layer in stage.layers[:-1])
-        say(
-            f"built {options.target} in {time.monotonic() - started:.0f} s: {own} MB on a base of {megabytes(options.base)} MB"
-        )
+        base = megabytes(options.base)
+        say(f"built {options.target} in {time.monotonic() - started:.0f} s: {own} MB on a base of {base} MB")
         volume = scratch / "volume"
         call("cp", "-a", stage.root / "data", volume)
         for command in options.run:

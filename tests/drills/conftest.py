@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.drills.topology import Topology, drill_folder, what_is_missing
+from tests.drills.server import drill_folder
+from tests.drills.topology import Topology, what_is_missing
 
 
 @pytest.fixture(scope="session")

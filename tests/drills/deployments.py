@@ -10,7 +10,7 @@ import yaml
 from pipeline.survey import load_survey
 from tests.drills.compose import PROJECT
 from tests.drills.processes import Started, wait_for
-from tests.drills.topology import Topology
+from tests.drills.server import Server
 
 SHORT: Final = {
     "model": {"images": 9},
@@ -49,39 +49,42 @@ def small_deployments(folder: Path, survey: str, archive_root: str) -> Path:
     return file
 
 
-def deploy(topology: Topology, file: Path) -> None:
+def deploy(server: Server, file: Path) -> None:
     """Make its deployments on the server, as `prefect deploy --all` does."""
-    topology.run("deploy", ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)])
+    server.run("deploy", ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)])
 
 
-def runs_of(topology: Topology, deployment: str) -> list[dict[str, Any]]:
+def runs_of(server: Server, deployment: str) -> list[dict[str, Any]]:
     """All runs of a deployment, the oldest first."""
-    found: list[dict[str, Any]] = topology.ask(
+    found: list[dict[str, Any]] = server.ask(
         "flow_runs/filter", {"deployments": {"name": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_ASC"}
     )
     return found
 
 
-def only_run_of(topology: Topology, deployment: str) -> dict[str, Any]:
+def only_run_of(server: Server, deployment: str) -> dict[str, Any]:
     """The run of a deployment that has been started once."""
-    found = runs_of(topology, deployment)
+    found = runs_of(server, deployment)
     assert len(found) == 1, [(run["name"], run["state_name"], run["parameters"]) for run in found]
     return found[0]
 
 
-def begin_run(topology: Topology, deployment: str) -> str:
+def begin_run(server: Server, deployment: str, **parameters: str) -> str:
     """Start a run from the command line, as a person does; its id."""
-    before = {run["id"] for run in runs_of(topology, deployment)}
-    topology.run("deployment run", ["prefect", "deployment", "run", f"{deployment}/{deployment}"])
-    (new,) = {run["id"] for run in runs_of(topology, deployment)} - before
+    before = {run["id"] for run in runs_of(server, deployment)}
+    command = ["prefect", "deployment", "run", f"{deployment}/{deployment}"]
+    for name, value in parameters.items():
+        command += ["--param", f"{name}={value}"]
+    server.run("deployment run", command)
+    (new,) = {run["id"] for run in runs_of(server, deployment)} - before
     return str(new)
 
 
-def end_of(topology: Topology, run_id: str, seconds: float, *alive: Started) -> dict[str, Any]:
+def end_of(server: Server, run_id: str, seconds: float, *alive: Started) -> dict[str, Any]:
     """A run when it is over."""
 
     def over() -> dict[str, Any] | None:
-        run: dict[str, Any] = topology.ask(f"flow_runs/{run_id}")
+        run: dict[str, Any] = server.ask(f"flow_runs/{run_id}")
         return run if run["state_type"] in FINAL else None
 
     found = wait_for(f"the end of run {run_id}", over, seconds, *alive)

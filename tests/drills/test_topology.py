@@ -38,10 +38,11 @@ def archive(tiny_archive: Path) -> Iterator[ArchiveServer]:
 def test_a_build_whose_worker_and_server_die_completes_by_itself_and_is_trained_on_once(
     topology: Topology, archive: ArchiveServer
 ) -> None:
-    """Set up, deploy, run; kill -9 of worker and flow and of the server; a new worker; training; a scheduled refresh."""
+    """Set up, deploy, run; kill -9 of worker, flow and server; a new worker; training; a scheduled refresh."""
     set_up(topology)
     deploy(topology, small_deployments(topology.folder, str(small_cells(topology.folder)), archive.url))
     assert {run["state_type"] for run in runs_of(topology, "refresh-dataset")} <= {"SCHEDULED"}
+    watch = topology.start("watch")
     cpu, gpu = topology.start_worker("worker"), topology.start_worker("worker-no-gpu")
 
     run_id = begin_run(topology, "build-dataset")
@@ -52,7 +53,7 @@ def test_a_build_whose_worker_and_server_die_completes_by_itself_and_is_trained_
     topology.start_server()
     cpu = topology.start_worker("worker")
 
-    run = end_of(topology, run_id, 180, cpu, gpu, topology.running["services"])
+    run = end_of(topology, run_id, 180, cpu, gpu, watch, topology.running["services"])
     assert (run["state_type"], run["run_count"]) == ("COMPLETED", 2)
     version = check_only_the_rest_was_built(topology, archive, done, fetched_before)
 

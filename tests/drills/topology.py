@@ -6,99 +6,66 @@ secrets of that file; only addresses, folders and ports differ.
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import pwd
 import shutil
 import signal
 import subprocess
-import sys
-import tempfile
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
 from tests.drills.compose import PROJECT, command_of, environment_of
-from tests.drills.processes import Started, answers, kill_all_with, run, wait_for
+from tests.drills.processes import Started, answers, run, wait_for
+from tests.drills.server import MARK, Server
 
-FIRST_PORT: Final = 4350
-POSTGRES_PORT: Final = FIRST_PORT
-REDIS_PORT: Final = FIRST_PORT + 1
-API_PORT: Final = FIRST_PORT + 2
-WORKER_PORTS: Final = {"worker": FIRST_PORT + 3, "worker-no-gpu": FIRST_PORT + 4}
-MARK: Final = "S82_DRILL"
+POSTGRES_PORT: Final = 4350
+REDIS_PORT: Final = 4351
+API_PORT: Final = 4352
+WORKER_PORTS: Final = {"worker": 4353, "worker-no-gpu": 4354}
+"""Of their health checks."""
 
 
-class Topology:
-    """All processes of one server, below one folder."""
+class Topology(Server):
+    """The services of the file; the workers are started by whoever drills."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(folder, API_PORT)
         self.secrets = folder / "secrets"
-        self.running: dict[str, Started] = {}
-        self._count = 0
-        self._make_secrets()
+        make_secrets = ["sh", str(PROJECT / "docker/make-secrets.sh"), str(self.secrets)]
+        run("make-secrets", make_secrets, os.environ, PROJECT)
+        url = self.secrets / "redis_url"
+        url.write_text(url.read_text().replace("redis:6379", f"127.0.0.1:{REDIS_PORT}"))
+        self.login = (self.secrets / "api_auth").read_text()
 
-    @property
-    def api(self) -> str:
-        return f"http://127.0.0.1:{API_PORT}/api"
-
-    def environment(self, service: str, **more: str) -> dict[str, str]:
+    def environment_of(self, service: str, **more: str) -> dict[str, str]:
         """What a process of `service` finds in its environment."""
-        here = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "SECRET_"))}
-        fixed = {
-            MARK: str(self.folder),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": str(PROJECT),
-            "SECRETS_DIR": str(self.secrets),
-            "S82_HOME": str(PROJECT),
-            "PREFECT_HOME": str(self.folder / f"prefect-{service}"),
-        }
-        addresses = {
-            "PREFECT_HOME": fixed["PREFECT_HOME"],
+        own = self.environment(SECRETS_DIR=str(self.secrets), PREFECT_HOME=str(self.folder / f"prefect-{service}"))
+        different = {
+            "PREFECT_HOME": own["PREFECT_HOME"],
             "PREFECT_API_URL": self.api,
             "PREFECT_UI_API_URL": self.api,
             "PREFECT_UI_STATIC_DIRECTORY": str(self.folder / "ui"),
             "PREFECT_SERVER_DATABASE_HOST": "127.0.0.1",
             "PREFECT_SERVER_DATABASE_PORT": str(POSTGRES_PORT),
         }
-        return here | fixed | environment_of(service, addresses) | more
+        return own | environment_of(service, different) | more
 
-    def start(self, name: str, service: str | None = None, **more: str) -> Started:
-        """Start the process of a service of the file; `name` is its own where there are several."""
-        service = service or name
-        command = self._with_secrets(command_of(service, {"0.0.0.0": "127.0.0.1", "4200": str(API_PORT)}))
-        process = Started(name, command, self.environment(service, **more), self._log(name), folder=PROJECT)
-        self.running[name] = process
-        return process
+    def start(self, service: str, **more: str) -> Started:
+        """Start the process of a service of the file."""
+        command = command_of(service, {"0.0.0.0": "127.0.0.1", "4200": str(API_PORT)})  # noqa: S104
+        return self.start_process(service, with_secrets(command), self.environment_of(service, **more))
 
-    def run(self, name: str, command: list[str], service: str = "worker", **more: str) -> str:
-        """Run a command to its end, as in a container of `service`; what it printed."""
-        return run(name, self._with_secrets(command), self.environment(service, **more), PROJECT)
-
-    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """What the API answers: to GET, or to POST where there is a body."""
-        login = base64.b64encode((self.secrets / "api_auth").read_bytes()).decode()
-        request = urllib.request.Request(  # noqa: S310
-            f"{self.api}/{path}",
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Basic {login}", "Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-            return json.load(answer)
+    def run(self, name: str, command: list[str], **more: str) -> str:
+        """Run a command to its end, as in a container of the service `worker`; what it printed."""
+        return run(name, with_secrets(command), self.environment_of("worker", **more), PROJECT)
 
     def start_server(self) -> None:
         """Start the server and wait until it answers; again after it was killed."""
         wait_for("its port to be free", lambda: not answers(API_PORT), 10)
-        server = self.start("server")
-        wait_for("the server's answer", self._is_healthy, 90, server)
+        wait_for("the server's answer", self.is_healthy, 90, self.start("server"))
 
     def start_worker(self, service: str) -> Started:
-        """Start a worker and wait until it says that it is healthy; one that asks for work more often."""
+        """Start a worker, one that asks for work more often, and wait until it says that it is healthy."""
         port = WORKER_PORTS[service]
         worker = self.start(
             service,
@@ -110,72 +77,44 @@ class Topology:
         wait_for(f"{service} to answer", lambda: answers(port), 60, worker)
         return worker
 
-    def _is_healthy(self) -> bool:
-        with suppress(urllib.error.URLError, TimeoutError, ConnectionError):
-            return self.ask("health") is True
-        return False
-
     def start_postgres(self) -> None:
         """Make a database cluster and start it; as an unprivileged user, since PostgreSQL refuses to run as root."""
-        programs, user = postgres_programs(), unprivileged_user()
-        data, passwords = self.folder / "postgres", self.folder / "pwfile"
+        programs, data, passwords = postgres_programs(), self.folder / "postgres", self.folder / "pwfile"
+        user = unprivileged_user()
         data.mkdir()
         shutil.copy(self.secrets / "postgres_password", passwords)
         if user:
             shutil.chown(data, user, user)
             shutil.chown(passwords, user, user)
-        made = subprocess.run(
-            [
-                programs / "initdb", "--pgdata", data, "--username=prefect", f"--pwfile={passwords}", "--no-sync",
-                "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale",
-            ],
-            cwd="/", user=user, group=user, extra_groups=[] if user else None, capture_output=True, text=True,
-            check=False,
-        )  # fmt: skip
+        how: dict[str, Any] = {"user": user, "group": user, "extra_groups": []} if user else {}
+        initdb = [
+            programs / "initdb", "--pgdata", data, "--username=prefect", f"--pwfile={passwords}", "--no-sync",
+            "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale",
+        ]  # fmt: skip
+        made = subprocess.run(initdb, cwd="/", capture_output=True, text=True, check=False, **how)
         assert made.returncode == 0, made.stderr
-        options = {
-            "listen_addresses": "127.0.0.1",
-            "port": POSTGRES_PORT,
-            "unix_socket_directories": data,
-            "fsync": "off",
-        }
+        settings = f"listen_addresses=127.0.0.1 port={POSTGRES_PORT} unix_socket_directories={data} fsync=off"
         command = [str(programs / "postgres"), "-D", str(data)]
-        for name, value in options.items():
-            command += ["-c", f"{name}={value}"]
+        for setting in settings.split():
+            command += ["-c", setting]
         environment = {"PATH": os.environ["PATH"], MARK: str(self.folder)}
-        process = Started(
-            "postgres", command, environment, self._log("postgres"), folder=Path("/"), user=user,
-            stop_signal=signal.SIGINT,  # to end without waiting for its clients
-        )  # fmt: skip
-        self.running["postgres"] = process
+        # SIGINT: to end without waiting for its clients.
+        process = self.start_process(
+            "postgres", command, environment, folder=Path("/"), user=user, stop_signal=signal.SIGINT
+        )
         ready = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(POSTGRES_PORT)]
         wait_for("PostgreSQL", lambda: subprocess.run(ready, check=False).returncode == 0, 30, process)
-        self._create_database(programs)
-
-    def _create_database(self, programs: Path) -> None:
         password = (self.secrets / "postgres_password").read_text()
-        command = ["createdb", "-h", "127.0.0.1", "-p", str(POSTGRES_PORT), "-U", "prefect", "prefect"]
-        run("createdb", [str(programs / command[0]), *command[1:]], {"PGPASSWORD": password}, Path("/"))
+        createdb = [str(programs / "createdb"), "-h", "127.0.0.1", "-p", str(POSTGRES_PORT), "-U", "prefect", "prefect"]
+        run("createdb", createdb, {"PGPASSWORD": password}, Path("/"))
 
     def start_redis(self) -> None:
         """Start Redis with the very command of the file."""
         listen = f"redis-server - --port {REDIS_PORT} --bind 127.0.0.1 --dir {self.folder}"
         command = command_of("redis", {"/run/secrets": str(self.secrets), "redis-server -": listen})
         environment = {"PATH": os.environ["PATH"], MARK: str(self.folder)}
-        process = Started("redis", command, environment, self._log("redis"), folder=self.folder)
-        self.running["redis"] = process
+        process = self.start_process("redis", command, environment, folder=self.folder)
         wait_for("Redis", lambda: answers(REDIS_PORT), 20, process)
-
-    def _make_secrets(self) -> None:
-        run("make-secrets", ["sh", str(PROJECT / "docker/make-secrets.sh"), str(self.secrets)], os.environ, PROJECT)
-        url = self.secrets / "redis_url"
-        url.write_text(url.read_text().replace("redis:6379", f"127.0.0.1:{REDIS_PORT}"))
-
-    def _with_secrets(self, command: list[str]) -> list[str]:
-        return ["sh", str(PROJECT / "docker/with-secrets.sh"), *command]
-
-    def _log(self, name: str) -> Path:
-        return self.folder / f"{name}.log"
 
     def __enter__(self) -> Self:
         for port in (POSTGRES_PORT, REDIS_PORT, API_PORT):
@@ -183,54 +122,47 @@ class Topology:
         try:
             self.start_postgres()
             self.start_redis()
-            self.run("migrate", command_of("migrate", {}), "migrate")
+            migrate = with_secrets(command_of("migrate", {}))
+            run("migrate", migrate, self.environment_of("migrate"), PROJECT)
             self.start("services")
             self.start_server()
         except BaseException:
-            self.__exit__()
+            self.stop()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ask them to end, the last first; then leave nothing behind."""
-        for process in reversed(self.running.values()):
-            process.stop(seconds=10)
-        kill_all_with(MARK, str(self.folder))
+        self.stop()
+
+
+def with_secrets(command: list[str]) -> list[str]:
+    """A command as the images start it."""
+    return ["sh", str(PROJECT / "docker/with-secrets.sh"), *command]
 
 
 def what_is_missing() -> str | None:
-    """What must be installed before a topology can be started."""
-    if postgres_programs(required=False) is None:
+    """What must be installed before the topology can be started."""
+    if not list(initdbs()):
         return "no PostgreSQL server here: apt-get install postgresql"
     if shutil.which("redis-server") is None:
         return "no Redis here: apt-get install redis-server"
     return None
 
 
-def postgres_programs(required: bool = True) -> Path | None:
-    """Where initdb and the server are: on the path, or where Debian puts them."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda file: int(file.parts[-3]))
-    if named := shutil.which("initdb"):
-        found.append(Path(named).resolve())
-    assert found or not required
-    return found[-1].parent if found else None
+def postgres_programs() -> Path:
+    """Folder of the newest PostgreSQL here."""
+    return max(initdbs(), key=lambda file: int(file.parts[-3]) if file.parts[-3].isdecimal() else 0).parent
+
+
+def initdbs() -> list[Path]:
+    """Where PostgreSQL's programs are: where Debian puts them, or on the path."""
+    found = list(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    named = shutil.which("initdb")
+    return found or ([Path(named).resolve()] if named else [])
 
 
 def unprivileged_user() -> str | None:
     """Whom PostgreSQL is to run as where the tests run as root; None: as whoever runs them."""
     if os.geteuid() != 0:
         return None
-    names = {entry.pw_name for entry in pwd.getpwall()}
-    return "postgres" if "postgres" in names else "nobody"
-
-
-@contextmanager
-def drill_folder() -> Iterator[Path]:
-    """A folder that other users may pass through, which pytest's own are not. Kept where S82_KEEP_DRILLS is set."""
-    folder = Path(tempfile.mkdtemp(prefix="s82-drill-"))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        if not os.environ.get("S82_KEEP_DRILLS"):
-            shutil.rmtree(folder, ignore_errors=True)
+    return "postgres" if "postgres" in {entry.pw_name for entry in pwd.getpwall()} else "nobody"
