@@ -104,7 +104,7 @@ def _keep_going(site: Site, children: Children, watcher: Watcher, stop: threadin
 
 
 def _environment(site: Site, reports: str) -> dict[str, str]:
-    own = {"PREFECT_API_URL": site.api_url, "PYTHONUNBUFFERED": "1", "S82_ROOT": str(site.root.absolute())}
+    own = {"PREFECT_API_URL": site.api_url, "PYTHONUNBUFFERED": "1"}
     return {**os.environ, REPORTS_URL: os.environ.get(REPORTS_URL, reports), **own}
 
 

@@ -53,7 +53,9 @@ def test_a_build_whose_worker_and_server_die_completes_by_itself_and_is_trained_
     topology.start_server()
     cpu = topology.start_worker("worker")
 
-    run = end_of(topology, run_id, 180, cpu, gpu, watch, topology.running["services"])
+    alive = (cpu, gpu, watch, topology.running["services"])
+    wait_for("a second attempt", lambda: only_run_of(topology, "build-dataset")["run_count"] == 2, 180, *alive)
+    run = end_of(topology, run_id, 120, *alive)
     assert (run["state_type"], run["run_count"]) == ("COMPLETED", 2)
     version = check_only_the_rest_was_built(topology, archive, done, fetched_before)
 
