@@ -28,7 +28,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_server_with_work_and_no_worker_needs_a_person(prefect_server: None, root: Path) -> None:
+def test_a_server_with_work_and_no_worker_needs_a_person(bare_server: None, root: Path) -> None:
     from prefect import flow
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import State, StateType
