@@ -146,18 +146,19 @@ def house(tmp_path: Path, receiver: Receiver) -> Iterator[House]:
     kill_all_with(MARK, str(tmp_path))
 
 
-def deploy(house: House) -> UUID:
-    """The flow above, for the pool `cpu`; its id. With less patience for silent runs than is usual."""
+def deploy(house: House) -> list[UUID]:
+    """The flow above, for the pool `cpu`, and for `gpu`, which has no worker; with less patience than is usual."""
     from flows.setup import set_up
 
     (house.folder / "waits.py").write_text(FLOW)
     with house.client() as client:
-        set_up(silent_s=SILENT_S)
+        set_up(silent_s=SILENT_S, late_s=10, refresh_within_h=20 / 3600)
         flow_id = client.create_flow_from_name("waits")
         step = {"prefect.deployments.steps.set_working_directory": {"directory": str(house.folder)}}
-        return client.create_deployment(
-            flow_id, "waits", entrypoint="waits.py:waits", work_pool_name="cpu", pull_steps=[step]
-        )
+        return [
+            client.create_deployment(flow_id, name, entrypoint="waits.py:waits", work_pool_name=pool, pull_steps=[step])
+            for name, pool in (("waits", "cpu"), ("trains", "gpu"))
+        ]
 
 
 def kill(pids: list[int]) -> None:
@@ -169,7 +170,8 @@ def kill(pids: list[int]) -> None:
 def test_killed_runs_go_on_somebody_is_told_and_ctrl_c_ends_everything(house: House, receiver: Receiver) -> None:
     alive = house.started
     wait_for("set-up", lambda: "API        export" in alive.tail(), 120, alive)
-    deployment = deploy(house)
+    deployment, for_gpu = deploy(house)
+    house.run(for_gpu, "nobody-comes")
     for name in ("process-dies", "machine-dies", "fails"):
         house.run(deployment, name)
         wait_for(f"{name} to begin", lambda name=name: house.begun(name, 1), 60, alive)
@@ -191,6 +193,10 @@ def test_killed_runs_go_on_somebody_is_told_and_ctrl_c_ends_everything(house: Ho
     (failed,) = [alert for alert in receiver.alerts if alert.get("run") == "fails"]
     assert failed["text"] == "Stripe 82: waits (fails) failed"
     assert 'no "room"\n<left> & right' in failed["state_message"]
+    assert receiver.told("nobody-comes") == [
+        "Stripe 82: trains (nobody-comes) is late: is a worker of its pool running?"
+    ]
+    assert any(alert["text"].startswith("Stripe 82: no refresh-dataset has completed") for alert in receiver.alerts)
     assert "/secret" not in alive.log.read_text()
 
     status = subprocess.run(
@@ -200,7 +206,9 @@ def test_killed_runs_go_on_somebody_is_told_and_ctrl_c_ends_everything(house: Ho
     assert status.returncode == 1
     told = json.loads(status.stdout)
     assert [pool["workers"] != [] for pool in told["pools"] if pool["name"] == "cpu"] == [True]
-    assert [trouble["what"].split(",")[0] for trouble in told["troubles"]] == ["the last run of waits"]
+    assert [trouble["what"].split(",")[0] for trouble in told["troubles"]] == [
+        "nobody works for the work pool gpu", "the last run of waits",
+    ]  # fmt: skip
 
     family = descendants(alive.pid)
     assert alive.stop(60) == 0
