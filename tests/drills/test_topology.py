@@ -42,17 +42,19 @@ def test_a_build_whose_worker_and_server_die_completes_by_itself_and_is_trained_
     set_up(topology)
     deploy(topology, small_deployments(topology.folder, str(small_cells(topology.folder)), archive.url))
     assert {run["state_type"] for run in runs_of(topology, "refresh-dataset")} <= {"SCHEDULED"}
+    topology.start("watcher")
     cpu, gpu = topology.start_worker("worker"), topology.start_worker("worker-no-gpu")
 
     run_id = begin_run(topology, "build-dataset")
     done = finished_cells(topology, cpu, gpu)
     cpu.kill()
+    assert not topology.says_it_is_healthy("worker")
     topology.running["server"].kill()
     fetched_before = whole_files(archive)
     topology.start_server()
     cpu = topology.start_worker("worker")
 
-    run = end_of(topology, run_id, 180, cpu, gpu, topology.running["services"])
+    run = end_of(topology, run_id, 180, cpu, gpu, topology.running["services"], topology.running["watcher"])
     assert (run["state_type"], run["run_count"]) == ("COMPLETED", 2)
     version = check_only_the_rest_was_built(topology, archive, done, fetched_before)
 
