@@ -54,6 +54,10 @@ class WorkerDied(PipelineError):
     """A decoding process ended without an answer (killed, or out of memory)."""
 
 
+class ClusterError(PipelineError):
+    """The workers of a cluster cannot be reached, or would not build the same dataset."""
+
+
 class StorageError(PipelineError):
     """A disk is full, failing or not writable; whatever was whole on it still is."""
 
