@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Final
 
-from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
-from prefect.futures import wait
+from prefect import flow, get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from flows.artifacts import ProgressBar, can_draw, link_page, show_counts, show_pictures
+from flows.attempts import check_attempts
+from flows.cells import Site, build_all, too_many
+from flows.crew import CellWork, crew_for
+from flows.forms import described
+from flows.handover import check_next, say_published, start_next
 from flows.progress import BuildProgress, Stopwatch
-from flows.steps import step, worth_retrying
-from flows.workers import worker_pool
+from flows.slots import Slots, slots_for
+from flows.steps import step
 from pipeline.archive import Archive
 from pipeline.build import Build, exclusive, open_archive, prepare
-from pipeline.cells import CellResult, build_cell
-from pipeline.costs import CELLS_AT_ONCE, PlanSummary, check_transfer
+from pipeline.cells import CellResult
+from pipeline.costs import PlanSummary, check_transfer
 from pipeline.differences import compare, read_changes
 from pipeline.errors import DatasetError
-from pipeline.manifest import Dataset
-from pipeline.naming import SKIPS_FILE
+from pipeline.manifest import Dataset, open_dataset
+from pipeline.naming import SKIPS_FILE, report_path
 from pipeline.publish import adopt, check_removals, publish
 from pipeline.reuse import Outlook, hold_against_versions, take_over
-from pipeline.survey import load_survey
+from pipeline.survey import SurveyConfig, load_survey
 from pipeline.versions import read_record
 
 SAID: Final = 20
 """Cells whose reason is logged."""
+MOST_AT_ONCE: Final = 512
+"""Threads for tasks, on however large a cluster; only as many are made as it has room for cells."""
 
 
 class Published(BaseModel):
@@ -53,28 +57,34 @@ class Published(BaseModel):
     """Objects added, changed, removed and unchanged against that version; empty if it is the same."""
     cells_built: int
     """The others were taken over from the version before."""
+    cells_failed: int = 0
+    """The version does without their objects."""
 
 
-class Site:
-    """The live things that cells share; a plain object, so that Prefect passes it on without looking inside."""
+class Manner(BaseModel):
+    """How a build works. What comes of it is the same, unless cells fail."""
 
-    def __init__(
-        self,
-        build: Build,
-        archive: Archive,
-        executor: Executor,
-        workers: int,
-        progress: BuildProgress,
-    ) -> None:
-        self.build = build
-        self.cells = {cell.cell_id: cell for cell in build.plan.cells}
-        self.archive = archive
-        self.executor = executor
-        self.workers = workers
-        self.progress = progress
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workers: int | None = Field(default=None, ge=1)
+    large_transfer: bool = False
+    retry_missing: bool = False
+    dask: str | None = None
+    max_failed: float = Field(default=0.25, ge=0, le=1)
+    incomplete: bool = False
+    cell_hours: float = Field(default=48, gt=0)
+    wait_minutes: float = Field(default=0, ge=0)
+    max_removed: float = Field(default=1.0, ge=0, le=1)
+    report: bool = False
+    then: str | None = None
 
 
-@flow(name="build-dataset", task_runner=ThreadPoolTaskRunner(max_workers=CELLS_AT_ONCE))  # type: ignore[arg-type]
+@flow(
+    name="build-dataset",
+    flow_run_name="{survey}",
+    task_runner=ThreadPoolTaskRunner(max_workers=MOST_AT_ONCE),  # type: ignore[arg-type]
+)
+@described()
 def build_dataset(
     survey: str = "demo",
     root: Path = Path("work"),
@@ -83,6 +93,13 @@ def build_dataset(
     large_transfer: bool = False,
     retry_missing: bool = False,
     refresh_index: bool = False,
+    dask: str | None = None,
+    max_failed: float = 0.25,
+    incomplete: bool = False,
+    cell_hours: float = 48,
+    wait_minutes: float = 0,
+    report: bool = False,
+    then: str | None = None,
 ) -> Published:
     """Build every object's image sequence and publish them as one dataset version.
 
@@ -93,7 +110,7 @@ def build_dataset(
     survey
         Name of a survey description that ships with the package, or path of a .toml file.
     root
-        Where datasets and the download cache live.
+        Where datasets, training runs, reports and the download cache live.
     archive_root
         Address of a local archive, for surveys that do not fix one.
     workers
@@ -104,63 +121,134 @@ def build_dataset(
         Ask once more for files that their archives said not to have.
     refresh_index
         Ask the servers again which exposures there are.
+    dask
+        Address of the scheduler of a Dask cluster that builds the cells, such as tcp://10.0.0.5:8786; none: processes
+        of this machine.
+    max_failed
+        Part of the cells that may fail before the build gives up on the others: 0 to 1.
+    incomplete
+        Publish even if cells failed, without their objects, which the next run tries again. Else nothing is published
+        before all are built.
+    cell_hours
+        Longest that a cell may take, outages of servers included; then it fails.
+    wait_minutes
+        How long to wait for another process that builds a dataset of this survey.
+    report
+        Write an HTML page about the dataset.
+    then
+        Deployment to start on a version that is new, such as train-model/train-model.
     """
+    manner = Manner(
+        workers=workers, large_transfer=large_transfer, retry_missing=retry_missing, dask=dask, max_failed=max_failed,
+        incomplete=incomplete, cell_hours=cell_hours, wait_minutes=wait_minutes, report=report, then=then,
+    )  # fmt: skip
     resolved = load_survey(survey).with_root(archive_root)
-    clock = Stopwatch()
-    with open_archive(resolved, root, retry_missing=retry_missing) as archive:
+    clock, slots = begin(resolved, manner)
+    with open_archive(resolved, root, retry_missing=retry_missing, max_connections=slots.connections) as archive:
         with clock("plan"):
             build = step("plan")(prepare)(resolved, root, archive, refresh_index=refresh_index)
-        return bring_up_to_date(build, archive, clock, workers=workers, large_transfer=large_transfer)
+        return bring_up_to_date(build, archive, clock, slots, manner)
 
 
-def bring_up_to_date(
-    build: Build,
-    archive: Archive,
-    clock: Stopwatch,
-    *,
-    workers: int | None,
-    large_transfer: bool,
-    max_removed: float = 1.0,
-) -> Published:
-    """Build what no version has yet, take over the rest, and publish; nothing, if a version is all that already."""
+def begin(survey: SurveyConfig, manner: Manner) -> tuple[Stopwatch, Slots]:
+    """Find out what would break the run in the end, before anything is fetched."""
+    check_attempts()
+    check_next(manner.then)
+    return Stopwatch(), slots_for(survey)
+
+
+def bring_up_to_date(build: Build, archive: Archive, clock: Stopwatch, slots: Slots, manner: Manner) -> Published:
+    """Build what no version has yet, take over the rest, publish, and hand over; nothing, if a version is all that."""
     logger = get_run_logger()
     logger.info("%s: %s", build.build_id, _outlook(build.summary))
-    with exclusive(build):
-        with clock("compare"):
-            outlook = step("compare")(hold_against_versions)(build, archive)
-        if outlook.parent is not None and outlook.nothing_to_do:
-            before = adopt(build, outlook.parent)
-            logger.info("%s is published already at %s", outlook.parent.info.dataset_id, outlook.parent.path)
-            return _published(outlook.parent, before, built_now=False, cells_built=0)
-        _say_what_and_why(outlook, len(build.plan.cells))
-        planned = {target.object_id for cell in build.plan.cells for target in cell.targets}
-        check_removals(outlook.parent, planned, max_removed)
-        check_transfer(build.summary, allowed=large_transfer)
-        known = {path.name for path in build.versions.iterdir()}
-        dataset = _build_and_publish(build, outlook, archive, clock, workers or os.cpu_count() or 1, max_removed)
-    published = _published(
-        dataset, outlook.parent, built_now=dataset.path.name not in known, cells_built=len(outlook.to_build)
+    with exclusive(build, wait_s=60 * manner.wait_minutes):
+        published = _bring_up_to_date(build, archive, clock, slots, manner)
+    dataset = open_dataset(published.path)
+    if published.built_now:
+        say_published(dataset, manner.then)
+    start_next(manner.then, dataset.path)  # also for a version whose run was lost before it came to this
+    show_counts(
+        "dataset",
+        published.counts | published.changes | published.skips,
+        f"Dataset {published.dataset_id} at {published.path}",
     )
-    create_table_artifact(
-        key="dataset",
-        table=[
-            {"what": key, "count": value}
-            for key, value in (published.counts | published.changes | published.skips).items()
-        ],
-        description=f"Dataset {published.dataset_id} at {published.path}",
-    )
+    _show(dataset, build.root, published.built_now, manner)
     return published
 
 
-def _build_and_publish(
-    build: Build, outlook: Outlook, archive: Archive, clock: Stopwatch, workers: int, max_removed: float
-) -> Dataset:
+def _bring_up_to_date(build: Build, archive: Archive, clock: Stopwatch, slots: Slots, manner: Manner) -> Published:
+    logger = get_run_logger()
+    with clock("compare"):
+        outlook = step("compare")(hold_against_versions)(build, archive)
+    if outlook.parent is not None and outlook.nothing_to_do:
+        before = adopt(build, outlook.parent)
+        logger.info("%s is published already at %s", outlook.parent.info.dataset_id, outlook.parent.path)
+        return _published(outlook.parent, before, built_now=False, cells_built=0)
+    _say_what_and_why(outlook, len(build.plan.cells))
+    planned = {target.object_id for cell in build.plan.cells for target in cell.targets}
+    check_removals(outlook.parent, planned, manner.max_removed)
+    check_transfer(build.summary, allowed=manner.large_transfer)
+    known = {path.name for path in build.versions.iterdir()}
     with clock("take over"):
         step("take-over")(take_over)(build, outlook)
-    with clock("cells"), worker_pool(workers) as executor:
-        results = _run_cells(build, archive, executor, workers)
+    with clock("cells"):
+        results, failed = _build_cells(build, archive, slots, manner)
     with clock("publish"):
-        return step("publish")(publish)(build, results, clock.seconds, parent=outlook.parent, max_removed=max_removed)
+        dataset = step("publish")(publish)(
+            build, results, clock.seconds, parent=outlook.parent, max_removed=manner.max_removed, failed=failed
+        )
+    return _published(
+        dataset,
+        outlook.parent,
+        built_now=dataset.path.name not in known,
+        cells_built=len(outlook.to_build) - len(failed),
+        cells_failed=len(failed),
+    )
+
+
+def _build_cells(
+    build: Build, archive: Archive, slots: Slots, manner: Manner
+) -> tuple[list[CellResult], dict[str, str]]:
+    cells = build.plan.cells
+    frames = sum(len(cell.visits) for cell in cells) * len(build.survey.thumbnails.bands)
+    progress = BuildProgress(len(cells), frames, get_run_logger().info)
+    work = CellWork(
+        survey=build.survey,
+        root=build.root,
+        building=build.building,
+        standards_sha256=build.standards_sha256,
+        retry_missing=manner.retry_missing,
+        seconds=3600 * manner.cell_hours,
+        connections=slots.connections,
+    )
+    workers = manner.workers or os.cpu_count() or 1
+    with crew_for(work, archive, dask=manner.dask, workers=workers, tell=progress.frame_done) as crew:
+        bar = ProgressBar("cells", f"Cells of {build.build_id}")
+        results, failed = build_all(cells, Site(crew, slots, progress), max_failed=manner.max_failed, show=bar.show)
+    if failed and not manner.incomplete:
+        raise DatasetError(
+            f"{too_many(failed, len(cells))}. Or run with `incomplete` to publish what there is, without these objects"
+        )
+    return results, failed
+
+
+def _show(dataset: Dataset, root: Path, is_new: bool, manner: Manner) -> None:
+    """Pictures and a page for people; only where they can be drawn, which a build does not depend on."""
+    if not can_draw():
+        get_run_logger().info("no pictures without matplotlib: pip install 'stripe82-convention[report]'")
+        return
+    from pipeline.report import write_report
+    from pipeline.report.glance import glance
+
+    if is_new:
+        pictures = step("glance")(glance)(dataset)
+        show_pictures(
+            "thumbnails", pictures, f"Objects of {dataset.info.dataset_id}: a row per band, a column per night"
+        )
+    if manner.report:
+        page = report_path(root, dataset.info.dataset_id)
+        step("report")(write_report)(page, dataset.path)
+        link_page("dataset-report", page, root, f"Report on {dataset.info.dataset_id}")
 
 
 def _say_what_and_why(outlook: Outlook, n_cells: int) -> None:
@@ -176,27 +264,6 @@ def _say_what_and_why(outlook: Outlook, n_cells: int) -> None:
         logger.info("cell %s: %s", cell_id, why)
 
 
-def _run_cells(build: Build, archive: Archive, executor: Executor, workers: int) -> list[CellResult]:
-    """Build all cells; those that fail do not stop the others, and are tried again by the next run."""
-    cells = build.plan.cells
-    frames = sum(len(cell.visits) for cell in cells) * len(build.survey.thumbnails.bands)
-    progress = BuildProgress(len(cells), frames, get_run_logger().info)
-    site = Site(build, archive, executor, workers, progress)
-    futures = [build_one_cell.with_options(task_run_name=cell.cell_id).submit(cell.cell_id, site) for cell in cells]
-    wait(futures)
-    failed = [
-        f"{cell.cell_id}: {future.state.message}"
-        for cell, future in zip(cells, futures, strict=True)
-        if not future.state.is_completed()
-    ]
-    if failed:
-        raise DatasetError(
-            f"{len(failed)} of {len(cells)} cells failed, nothing was published; "
-            f"run again to build only these. First: {failed[0]}"
-        )
-    return [future.result() for future in futures]
-
-
 def _outlook(summary: PlanSummary) -> str:
     return (
         f"{summary.objects} objects, {summary.exposures} exposures, {summary.frames} frames "
@@ -205,31 +272,9 @@ def _outlook(summary: PlanSummary) -> str:
     )
 
 
-@task(
-    name="build-cell",
-    retries=2,
-    retry_delay_seconds=[5, 30],
-    retry_condition_fn=worth_retrying,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
-def build_one_cell(cell_id: str, site: Site) -> CellResult:
-    """One cell; done-markers in the dataset, not Prefect's cache, say what need not be done again."""
-    build = site.build
-    result = build_cell(
-        site.cells[cell_id],
-        build.survey,
-        site.archive,
-        site.executor,
-        build.building,
-        workers=site.workers,
-        progress=site.progress.frame_done,
-    )
-    site.progress.cell_done(cell_id)
-    return result
-
-
-def _published(dataset: Dataset, before: Dataset | None, *, built_now: bool, cells_built: int) -> Published:
+def _published(
+    dataset: Dataset, before: Dataset | None, *, built_now: bool, cells_built: int, cells_failed: int = 0
+) -> Published:
     """What came of it, held against the version that was the latest before."""
     record = read_record(dataset.path)
     changes = {}
@@ -247,4 +292,5 @@ def _published(dataset: Dataset, before: Dataset | None, *, built_now: bool, cel
         parent=before.info.dataset_id if before else None,
         changes=changes,
         cells_built=cells_built,
+        cells_failed=cells_failed,
     )

@@ -14,41 +14,28 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import groupby
 from multiprocessing.connection import Connection, Pipe
 from operator import itemgetter
-from pathlib import Path
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
+from flows.crew import CellWork
 from flows.lifeline import when_let_go
+from flows.workers import LONGEST_CALL_S, in_time
 from pipeline.archive import Archive
 from pipeline.build import open_archive
 from pipeline.cells import CellResult, build_cell
 from pipeline.errors import CellTimeout, WorkerDied
 from pipeline.plan import Cell
-from pipeline.survey import SurveyConfig
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 GRACE_S: Final = 15.0
 """What a cell has, once overdue, to say itself what it was waiting for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What the cells of one build have in common; all of it can be sent to another machine."""
-
-    survey: SurveyConfig
-    root: Path
-    building: Path
-    """Where the dataset grows; every machine sees it under this path."""
-    standards_sha256: str
-    retry_missing: bool = False
-    connections: int = 4
-    """To each archive, from one worker."""
-    cell_seconds: float = math.inf
-    """After which a cell is given up."""
 
 
 class CellProcess:
@@ -65,7 +52,7 @@ class CellProcess:
         """Whether it can be given a cell."""
         return self._process.poll() is None
 
-    def build(self, job: Job, cell: Cell) -> CellResult:
+    def build(self, work: CellWork, cell: Cell) -> CellResult:
         """As `build_cell`; on one core.
 
         Raises
@@ -76,11 +63,11 @@ class CellProcess:
             The process ended before the cell was done.
         """
         try:
-            self._ours.send((job, cell))
-            wait_s = None if job.cell_seconds == math.inf else job.cell_seconds + GRACE_S
+            self._ours.send((work, cell))
+            wait_s = None if work.seconds == math.inf else work.seconds + GRACE_S
             if not self._ours.poll(wait_s):
                 raise CellTimeout(
-                    f"cell {cell.cell_id} was not done after {job.cell_seconds:.0f} s and its process was ended"
+                    f"cell {cell.cell_id} was not done after {work.seconds:.0f} s and its process was ended"
                 )
             answer: CellResult | Exception = self._ours.recv()
         except (EOFError, OSError) as error:
@@ -110,16 +97,23 @@ class CellProcess:
         self._ours.close()
 
 
+class _Cutter(ThreadPoolExecutor):
+    """One thread, whose calls end this process if one hangs."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        return super().submit(partial(in_time, LONGEST_CALL_S, fn), *args, **kwargs)
+
+
 def main(connection: Connection) -> None:
     """Build the cells that come until nobody is left to send any."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    for job, cells in groupby(_requests(connection), key=itemgetter(0)):
-        with archive_of(job) as archive, ThreadPoolExecutor(1, thread_name_prefix="cut") as cutting:
+    for work, cells in groupby(_requests(connection), key=itemgetter(0)):
+        with archive_of(work) as archive, _Cutter(1, thread_name_prefix="cut") as cutting:
             for _, cell in cells:
-                connection.send_bytes(_picklable(_answer(job, cell, archive, cutting)))
+                connection.send_bytes(_picklable(_answer(work, cell, archive, cutting)))
 
 
-def _requests(connection: Connection) -> Iterator[tuple[Job, Cell]]:
+def _requests(connection: Connection) -> Iterator[tuple[CellWork, Cell]]:
     while True:
         try:
             yield connection.recv()
@@ -127,14 +121,14 @@ def _requests(connection: Connection) -> Iterator[tuple[Job, Cell]]:
             return
 
 
-def archive_of(job: Job) -> Archive:
+def archive_of(work: CellWork) -> Archive:
     """The survey's servers behind this machine's cache."""
-    return open_archive(job.survey, job.root, retry_missing=job.retry_missing, max_connections=job.connections)
+    return open_archive(work.survey, work.root, retry_missing=work.retry_missing, max_connections=work.connections)
 
 
-def _answer(job: Job, cell: Cell, archive: Archive, cutting: ThreadPoolExecutor) -> CellResult | Exception:
+def _answer(work: CellWork, cell: Cell, archive: Archive, cutting: ThreadPoolExecutor) -> CellResult | Exception:
     try:
-        return build_cell(cell, job.survey, archive, cutting, job.building, workers=1, seconds=job.cell_seconds)
+        return build_cell(cell, work.survey, archive, cutting, work.building, workers=1, seconds=work.seconds)
     except Exception as error:
         return error
 
@@ -150,6 +144,8 @@ def _picklable(answer: CellResult | Exception) -> bytes:
 
 
 def _how(code: int | None) -> str:
+    if code == -signal.SIGALRM:
+        return f"it hung in a single frame for {LONGEST_CALL_S:.0f} s"
     if code is not None and code < 0:
         return f"killed by {signal.Signals(-code).name}; SIGKILL may mean out of memory"
     return f"exit code {code}"

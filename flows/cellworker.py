@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from distributed import get_worker, secede
 
-from flows.cellprocess import CellProcess, Job, archive_of
+from flows.cellprocess import CellProcess, archive_of
+from flows.crew import CellWork
 from pipeline.archive import Archive
 from pipeline.cells import CellResult
 from pipeline.cellstars import detection_uses
@@ -48,7 +49,7 @@ class Software:
 class Ticket:
     """A build, as its workers get it."""
 
-    job: Job
+    work: CellWork
     software: Software
     token: str
     """Name of a file in the building dataset: who sees it sees the same folder."""
@@ -58,13 +59,13 @@ class Ticket:
     @property
     def place(self) -> Path:
         """Where the token lies."""
-        return self.job.building / LOCKS_FOLDER / self.token
+        return self.work.building / LOCKS_FOLDER / self.token
 
 
-def ticket_for(job: Job) -> Ticket:
+def ticket_for(work: CellWork) -> Ticket:
     """Lay a token into the building dataset, and write down what the flow's side is."""
-    job = replace(job, root=job.root.absolute(), building=job.building.absolute())
-    ticket = Ticket(job, software(), f"cluster-{uuid.uuid4().hex}", machine())
+    work = replace(work, root=work.root.absolute(), building=work.building.absolute())
+    ticket = Ticket(work, software(), f"cluster-{uuid.uuid4().hex}", machine())
     ticket.place.parent.mkdir(parents=True, exist_ok=True)
     ticket.place.touch()
     return ticket
@@ -90,20 +91,20 @@ def check_in(ticket: Ticket) -> dict[str, str]:
         This worker has other software, does not see the dataset, may not write it, or shares its cache with another
         machine.
     """
-    here, job = software(), ticket.job
+    here, work = software(), ticket.work
     if here != ticket.software:
         raise ClusterError(
             f"a worker on {_host()} has {here}, the flow has {ticket.software}: install the same there and restart it"
         )
     if not ticket.place.is_file():
         raise ClusterError(
-            f"a worker on {_host()} does not see {job.building}: mount the folder {job.root} there under the same path"
+            f"a worker on {_host()} does not see {work.building}: mount the folder {work.root} there, under that path"
         )
-    if not os.access(job.building, os.W_OK | os.X_OK):
-        raise ClusterError(f"a worker on {_host()} may not write to {job.building}: run it as a user who may")
+    if not os.access(work.building, os.W_OK | os.X_OK):
+        raise ClusterError(f"a worker on {_host()} may not write to {work.building}: run it as a user who may")
     if machine() != ticket.machine and not os.environ.get(CACHE_VARIABLE):
         raise ClusterError(
-            f"the worker on {_host()} would share {cache_dir(job.root)} with another machine, which the ledger in it "
+            f"the worker on {_host()} would share {cache_dir(work.root)} with another machine, which the ledger in it "
             f"does not stand: start it with {CACHE_VARIABLE} set to a folder on a disk of its own"
         )
     return software_versions()
@@ -116,11 +117,11 @@ def fetch_here(ticket: Ticket, cell: Cell) -> str:
     """
     check_in(ticket)
     secede()
-    job = ticket.job
-    archive = _SITES.of(job).hold(cell)
+    work = ticket.work
+    archive = _SITES.of(work).hold(cell)
     fetch_cell(
-        cell, job.survey, archive, job.building,
-        standards_sha256=job.standards_sha256, connections=job.connections,
+        cell, work.survey, archive, work.building,
+        standards_sha256=work.standards_sha256, connections=work.connections,
     )  # fmt: skip
     return str(get_worker().address)
 
@@ -128,11 +129,11 @@ def fetch_here(ticket: Ticket, cell: Cell) -> str:
 def build_here(ticket: Ticket, cell: Cell) -> CellResult:
     """Build a cell in a process of its own."""
     check_in(ticket)
-    worker, site = get_worker(), _SITES.of(ticket.job)
+    worker, site = get_worker(), _SITES.of(ticket.work)
     worker.log_event(TOPIC, {"cell": cell.cell_id, "what": "begun", "token": ticket.token})
-    process = _PROCESSES.take(ticket.job)
+    process = _PROCESSES.take(ticket.work)
     try:
-        result = process.build(ticket.job, cell)
+        result = process.build(ticket.work, cell)
     finally:
         _PROCESSES.give_back(process)
         site.release(cell)
@@ -142,17 +143,17 @@ def build_here(ticket: Ticket, cell: Cell) -> CellResult:
 
 def dismiss(ticket: Ticket) -> None:
     """The build is over, well or not: end what still works for it."""
-    _PROCESSES.end(ticket.job)
-    _SITES.close(ticket.job)
+    _PROCESSES.end(ticket.work)
+    _SITES.close(ticket.work)
 
 
 class _Site:
     """The archive of a build on this worker, and the files in its cache that wait for their cell to be built."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, work: CellWork) -> None:
+        self.work = work
         self._open = ExitStack()
-        self._archive = self._open.enter_context(archive_of(job))
+        self._archive = self._open.enter_context(archive_of(work))
         self._held: dict[str, ExitStack] = {}
         self._guard = threading.Lock()
 
@@ -162,7 +163,7 @@ class _Site:
             if cell.cell_id not in self._held:
                 held = self._held[cell.cell_id] = ExitStack()
                 held.enter_context(
-                    self._archive.needing(uses(cell, self.job.survey) + detection_uses(cell, self.job.survey))
+                    self._archive.needing(uses(cell, self.work.survey) + detection_uses(cell, self.work.survey))
                 )
         return self._archive
 
@@ -187,18 +188,18 @@ class _Sites:
         self._sites: list[_Site] = []
         self._guard = threading.Lock()
 
-    def of(self, job: Job) -> _Site:
+    def of(self, work: CellWork) -> _Site:
         with self._guard:
             for site in self._sites:
-                if site.job == job:
+                if site.work == work:
                     return site
-            self._sites.append(_Site(job))
+            self._sites.append(_Site(work))
             return self._sites[-1]
 
-    def close(self, job: Job) -> None:
+    def close(self, work: CellWork) -> None:
         with self._guard:
-            mine = [site for site in self._sites if site.job == job]
-            self._sites = [site for site in self._sites if site.job != job]
+            mine = [site for site in self._sites if site.work == work]
+            self._sites = [site for site in self._sites if site.work != work]
         for site in mine:
             site.close()
 
@@ -207,17 +208,17 @@ class _Processes:
     """As many as there are threads that build at once; one that is idle is used again."""
 
     def __init__(self) -> None:
-        self._busy: dict[CellProcess, Job] = {}
+        self._busy: dict[CellProcess, CellWork] = {}
         self._idle: list[CellProcess] = []
         self._guard = threading.Lock()
 
-    def take(self, job: Job) -> CellProcess:
+    def take(self, work: CellWork) -> CellProcess:
         with self._guard:
             process = self._idle.pop() if self._idle else CellProcess()
             if not process.is_alive:
                 process.end()
                 process = CellProcess()
-            self._busy[process] = job
+            self._busy[process] = work
             return process
 
     def give_back(self, process: CellProcess) -> None:
@@ -226,11 +227,11 @@ class _Processes:
             if process.is_alive:
                 self._idle.append(process)
 
-    def end(self, job: Job) -> None:
-        """Those that are at this job, and those that are at none."""
+    def end(self, work: CellWork) -> None:
+        """Those that are at this work, and those that are at none."""
         with self._guard:
             for process, of in self._busy.items():
-                if of == job:
+                if of == work:
                     process.kill()
             for process in self._idle:
                 process.end()

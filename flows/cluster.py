@@ -14,13 +14,14 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
 from distributed import Client, Future, KilledWorker
 
 from flows import cellworker
-from flows.cellprocess import Job
-from pipeline.cells import CellResult
+from flows.crew import CellWork, Tell
+from pipeline.cells import CellProgress, CellResult
 from pipeline.errors import ClusterError, WorkerDied
 from pipeline.plan import Cell
 from pipeline.version import software_versions
@@ -30,6 +31,8 @@ CONNECT_S: Final = 20.0
 """Longest wait for a scheduler's answer."""
 NO_WORKER_S: Final = 600.0
 """Longest time without a single worker; a cluster may be slow to replace the last one."""
+FETCHING: Final = 2
+"""Cells that are fetched at once, where no server says how many may be; and that are ahead of those being cut."""
 LOOK_S: Final = 10.0
 """Between two looks at whether anybody is left to answer."""
 
@@ -54,22 +57,42 @@ class DaskCrew:
     """
 
     def __init__(
-        self, address: str, job: Job, *, connect_s: float = CONNECT_S, no_worker_s: float = NO_WORKER_S
+        self,
+        address: str,
+        work: CellWork,
+        tell: Tell,
+        *,
+        connect_s: float = CONNECT_S,
+        no_worker_s: float = NO_WORKER_S,
     ) -> None:
         self._address = address
+        self._bands = len(work.survey.thumbnails.bands)
+        self._tell = tell
         self._connect_s = connect_s
         self._no_worker_s = no_worker_s
         self._guard = threading.Lock()
         self._at: dict[str, str] = {}
         """The worker that has fetched each cell, or does, until it is built."""
+        self._fetching = threading.BoundedSemaphore(FETCHING)
         self._seen_worker = time.monotonic()
-        self._ticket = cellworker.ticket_for(job)
+        self._ticket = cellworker.ticket_for(work)
         self._client: Client | None = None
         try:
             self._check_in(self._connected())
         except BaseException:
             self.close()
             raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def room(self) -> int:
+        """A cell for each thread of the cluster, and those that are fetched meanwhile."""
+        return sum(self._threads().values()) + FETCHING
 
     def fetch(self, cell: Cell) -> str | None:
         """Have the cell's files fetched by the worker with the least to do; its address.
@@ -94,6 +117,8 @@ class DaskCrew:
     def build(self, cell: Cell, near: str | None) -> CellResult:
         """Have the cell built by the worker that fetched it, or if it is gone by another.
 
+        Where nobody has fetched it, few are fetched at a time: a hundred workers are not to ask an archive at once.
+
         Raises
         ------
         WorkerDied
@@ -103,11 +128,16 @@ class DaskCrew:
         PipelineError
             As `build_cell` does.
         """
+        if near is None:
+            with self._fetching:
+                near = self.fetch(cell)
         try:
             result: CellResult = self._run("build", cellworker.build_here, cell, near)
-            return result
         finally:
             self._forget(cell)
+        frames = len(cell.visits) * self._bands
+        self._tell(CellProgress(cell.cell_id, frames, frames, 0, sum(row["n_images"] for row in result.objects)))
+        return result
 
     def events(self) -> list[dict[str, str]]:
         """Which cells of this build were begun and done so far, as the workers told the scheduler."""
@@ -140,7 +170,7 @@ class DaskCrew:
 
     def _check_in(self, client: Client) -> None:
         """Ask every worker that is there; those that come later are asked with each cell."""
-        if not client.scheduler_info()["workers"]:
+        if not client.scheduler_info().get("workers"):
             with suppress(TimeoutError):
                 client.wait_for_workers(1, timeout=self._connect_s)
         answers = client.run(cellworker.check_in, self._ticket, on_error="return")
@@ -163,15 +193,21 @@ class DaskCrew:
 
     def _least_busy(self, cell: Cell) -> str | None:
         """Of the workers, the one with most threads for each cell that it has."""
-        workers = self._connected().scheduler_info()["workers"]
+        threads = self._threads()
         with self._guard:
             has = Counter(self._at.values())
-            chosen = min(
-                workers, key=lambda worker: (has[worker] / max(1, workers[worker]["nthreads"]), worker), default=None
-            )
+            chosen = min(threads, key=lambda worker: (has[worker] / max(1, threads[worker]), worker), default=None)
             if chosen is not None:
                 self._at[cell.cell_id] = chosen
         return chosen
+
+    def _threads(self) -> dict[str, int]:
+        """Of each worker that the scheduler has now; of none, if it does not answer, which the next call says."""
+        try:
+            workers = self._connected().scheduler_info().get("workers", {})
+        except (OSError, TimeoutError, CancelledError, RuntimeError):
+            return {}
+        return {address: worker["nthreads"] for address, worker in workers.items()}
 
     def _forget(self, cell: Cell) -> None:
         with self._guard:
@@ -206,7 +242,9 @@ class DaskCrew:
                 self._look_for_workers(client)
 
     def _look_for_workers(self, client: Client) -> None:
-        if client.scheduler_info()["workers"]:
+        if client.status != "running":
+            raise ConnectionError("the connection to the scheduler is lost")
+        if client.scheduler_info().get("workers"):
             self._seen_worker = time.monotonic()
         elif time.monotonic() - self._seen_worker > self._no_worker_s:
             raise ClusterError(

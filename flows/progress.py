@@ -41,6 +41,14 @@ class BuildProgress:
             if len(self._finished) == self._cells:
                 self._say(self._line(time.monotonic()))
 
+    @property
+    def part(self) -> float:
+        """How large a part of the frames is read."""
+        with self._lock:
+            if len(self._finished) == self._cells:
+                return 1.0
+            return min(1.0, sum(progress.frames_done for progress in self._latest.values()) / max(self._frames, 1))
+
     def _line(self, now: float) -> str:
         done = sum(progress.frames_done for progress in self._latest.values())
         megabytes = sum(progress.bytes_fetched for progress in self._latest.values()) / 1e6

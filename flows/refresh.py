@@ -7,19 +7,23 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.build import Published, bring_up_to_date
-from flows.progress import Stopwatch
+from flows.build import MOST_AT_ONCE, Manner, Published, begin, bring_up_to_date, build_dataset
+from flows.forms import described
 from flows.steps import step
 from pipeline.archive import Archive
 from pipeline.build import Build, open_archive, prepare
-from pipeline.costs import CELLS_AT_ONCE
 from pipeline.manifest import open_dataset
 from pipeline.recheck import recheck_sources
 from pipeline.survey import load_survey
 from pipeline.versions import newest, versions
 
 
-@flow(name="refresh-dataset", task_runner=ThreadPoolTaskRunner(max_workers=CELLS_AT_ONCE))  # type: ignore[arg-type]
+@flow(
+    name="refresh-dataset",
+    flow_run_name="{survey}",
+    task_runner=ThreadPoolTaskRunner(max_workers=MOST_AT_ONCE),  # type: ignore[arg-type]
+)
+@described(like=build_dataset)
 def refresh_dataset(
     survey: str = "demo",
     root: Path = Path("work"),
@@ -28,32 +32,41 @@ def refresh_dataset(
     large_transfer: bool = False,
     recheck_files: bool = False,
     max_removed: float = 0.05,
+    dask: str | None = None,
+    max_failed: float = 0.25,
+    incomplete: bool = False,
+    cell_hours: float = 48,
+    wait_minutes: float = 0,
+    report: bool = False,
+    then: str | None = None,
 ) -> Published:
     """Ask for new objects, exposures and files, build the cells that they concern, and publish the next version.
 
-    Where nothing has changed there is no new version. A first version is built if there is none.
+    Where nothing has changed there is no new version. A first version is built if there is none. Parameters that are
+    not explained here are those of `build-dataset`.
 
     Parameters
     ----------
-    survey, root, archive_root, workers, large_transfer
-        As for `build-dataset`.
     recheck_files
         Ask the archives for every file behind the latest version whether it has changed; one request per file.
     max_removed
         Part of the objects, or of the images, that may disappear; more is taken for an accident, and nothing is
         published.
     """
+    manner = Manner(
+        workers=workers, large_transfer=large_transfer, retry_missing=True, dask=dask, max_failed=max_failed,
+        incomplete=incomplete, cell_hours=cell_hours, wait_minutes=wait_minutes, max_removed=max_removed,
+        report=report, then=then,
+    )  # fmt: skip
     resolved = load_survey(survey).with_root(archive_root)
-    clock = Stopwatch()
-    with open_archive(resolved, root, retry_missing=True) as archive:
+    clock, slots = begin(resolved, manner)
+    with open_archive(resolved, root, retry_missing=True, max_connections=slots.connections) as archive:
         with clock("plan"):
             build = step("plan")(prepare)(resolved, root, archive, refresh_index=True)
         if recheck_files:
             with clock("recheck"):
                 _recheck(build, archive)
-        return bring_up_to_date(
-            build, archive, clock, workers=workers, large_transfer=large_transfer, max_removed=max_removed
-        )
+        return bring_up_to_date(build, archive, clock, slots, manner)
 
 
 def _recheck(build: Build, archive: Archive) -> None:

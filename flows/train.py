@@ -2,75 +2,230 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib.util import find_spec
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
+from filelock import FileLock, Timeout
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_table_artifact
+from prefect.runtime import flow_run
 
+from flows.artifacts import can_draw, link_page, link_run, show_pictures, show_rows
+from flows.attempts import check_attempts
+from flows.forms import described
+from flows.handover import Finished, check_next, say_finished, start_next
 from flows.steps import step
+from flows.torchrun import gpus_here, run_torchrun
 from model.config import preset
+from model.distributed import Parallel
+from model.errors import RunError
 from model.evaluate import Evaluation, evaluate
-from model.runs import TrainResult, fine_tune, train
+from model.runs import ModelRecord, TrainResult, fine_tune, train
 from model.train import ProgressCallback
 from model.watching import watcher
+from pipeline.atomic import make_folder, storing
+from pipeline.manifest import open_dataset
+from pipeline.naming import report_path, root_of_dataset, run_dir
+
+LOCK_FILE: Final = ".lock"
 
 
-@flow(name="train-model")
+def name_of_run() -> str:
+    """What a list of runs shows: the training run, or the preset and the dataset where it is not named yet."""
+    given = flow_run.parameters
+    return Path(given["run"]).name if given.get("run") else f"{given.get('model')}-{Path(given['dataset']).name}"
+
+
+@flow(name="train-model", flow_run_name=name_of_run)
+@described()
 def train_model(
     dataset: Path,
-    run: Path,
+    run: Path | None = None,
     model: str = "small",
     changes: dict[str, Any] | None = None,
     folds: Sequence[int] | None = None,
+    processes: int | None = None,
+    parallel: Parallel = "models",
+    then: str | None = None,
+    upstream: str | None = None,
 ) -> TrainResult:
-    """Train on photometrically typed supernovae and half of AGN and Variables, in this process.
-
-    Several processes train without the flow: `torchrun --nproc-per-node 4 -m s82 train …`.
+    """Train on photometrically typed supernovae and half of AGN and Variables.
 
     Parameters
     ----------
     dataset
-        Directory of a published dataset.
+        Directory of a published dataset version, or of a survey's datasets for the latest.
     run
-        Directory of the run; an interrupted run continues.
+        Directory of the run, in which an interrupted one continues; default: below the dataset's root, named after
+        model and dataset.
     model
-        Preset: `paper`, `light` or `small`.
+        Preset: paper, light or small.
     changes
-        Settings that differ from the preset's, nested, such as `{"train": {"epochs": 5}}`.
+        Settings that differ from the preset's, nested, such as {"train": {"epochs": 5}}.
     folds
         Folds to train; all by default.
+    processes
+        Processes that torchrun starts; default: one per GPU of this machine, and this process alone where there are not
+        several.
+    parallel
+        With several processes: each trains models of its own, or all share every batch.
+    then
+        Deployment to start on the trained run, such as fine-tune-model/fine-tune-model.
+    upstream
+        Id of the flow run that made the dataset.
     """
     config = preset(model).updated(**(changes or {}))
-    return step("train", retries=1)(train)(dataset, run, config, folds=folds, progress=_watcher())
-
-
-@flow(name="fine-tune-model")
-def fine_tune_model(dataset: Path, run: Path) -> TrainResult:
-    """Continue every trained model of `run` on spectroscopically confirmed objects."""
-    return step("fine-tune", retries=1)(fine_tune)(dataset, run, progress=_watcher())
-
-
-@flow(name="evaluate-model")
-def evaluate_model(dataset: Path, run: Path) -> Evaluation:
-    """Predict every test object by the models that never saw it, score the predictions, and draw what they show."""
-    result = step("evaluate")(evaluate)(dataset, run)
-    _draw(run)
-    create_table_artifact(key="evaluation", table=headline(result), description=f"Run {run} on {result.dataset_id}")
+    version = open_dataset(dataset)
+    run = run or run_dir(root_of_dataset(version.path), f"{model}-{version.info.dataset_id}")
+    _begin(then, upstream, f"{version.info.dataset_id} was made by")
+    n = processes or gpus_here()
+    with _only_trainer(run):
+        if n > 1:
+            chosen = [part for fold in folds or () for part in ("--fold", str(fold))]
+            settings = [part for setting in _settings(changes or {}) for part in ("--set", setting)]
+            arguments = [str(version.path), str(run), "--parallel", parallel, "--preset", model, *chosen, *settings]
+            step("torchrun", retries=1)(run_torchrun)("train", arguments, n)
+        # After torchrun, every model is there: this reads what it has made.
+        result = step("train", retries=1)(train)(version.path, run, config, folds=folds, progress=_watcher())
+    _hand_over("s82.model.trained", result, version.path, then)
     return result
 
 
-def _draw(run: Path) -> None:
+@flow(name="fine-tune-model", flow_run_name=name_of_run)
+@described(like=train_model)
+def fine_tune_model(
+    dataset: Path,
+    run: Path,
+    processes: int | None = None,
+    parallel: Parallel = "models",
+    then: str | None = None,
+    upstream: str | None = None,
+) -> TrainResult:
+    """Continue every trained model of a run on spectroscopically confirmed objects.
+
+    Parameters
+    ----------
+    run
+        Directory of a run that has been trained.
+    then
+        Deployment to start on the fine-tuned run, such as evaluate-model/evaluate-model.
+    upstream
+        Id of the flow run that trained it.
+    """
+    _begin(then, upstream, f"{run.name} was trained by")
+    version = open_dataset(dataset)
+    n = processes or gpus_here()
+    with _only_trainer(run):
+        if n > 1:
+            arguments = [str(version.path), str(run), "--parallel", parallel]
+            step("torchrun", retries=1)(run_torchrun)("fine-tune", arguments, n)
+        result = step("fine-tune", retries=1)(fine_tune)(version.path, run, progress=_watcher())
+    _hand_over("s82.model.fine-tuned", result, version.path, then)
+    return result
+
+
+@flow(name="evaluate-model", flow_run_name=name_of_run)
+@described(like=train_model)
+def evaluate_model(
+    dataset: Path, run: Path, report: bool = False, then: str | None = None, upstream: str | None = None
+) -> Evaluation:
+    """Predict every test object by the models that never saw it, score the predictions, and draw what they show.
+
+    Parameters
+    ----------
+    run
+        Directory of a run that has been fine-tuned.
+    report
+        Write an HTML page about dataset and run.
+    then
+        Deployment to start on the evaluated run.
+    upstream
+        Id of the flow run that fine-tuned it.
+    """
+    _begin(then, upstream, f"{run.name} was fine-tuned by")
+    version = open_dataset(dataset)
+    result = step("evaluate")(evaluate)(version.path, run)
+    say_finished("s82.model.evaluated", version.path, run, then)
+    start_next(then, version.path, run=run)
+    show_rows("evaluation", headline(result), f"Run {run} on {result.dataset_id}")
+    _draw(run, version.path, report=report)
+    return result
+
+
+def _begin(then: str | None, upstream: str | None, text: str) -> None:
+    check_attempts()
+    check_next(then)
+    link_run("upstream-run", upstream, text)
+
+
+def _hand_over(event: Finished, result: TrainResult, dataset: Path, then: str | None) -> None:
+    say_finished(event, dataset, result.run_dir, then)
+    start_next(then, dataset, run=result.run_dir)
+    show_rows("models", [_row_of(model) for model in result.models], f"Run {result.run_dir} on {result.dataset_id}")
+
+
+def _row_of(model: ModelRecord) -> dict[str, Any]:
+    """A model of a run, for a table."""
+    return {
+        "fold": model.fold,
+        "member": model.member,
+        "epoch": f"{model.kept_epoch} of {model.epochs}",
+        "loss": round(model.loss, 4),
+        "validation macro F1": None if model.validation_macro_f1 is None else round(model.validation_macro_f1, 4),
+        "minutes": round(model.seconds / 60, 1),
+    }
+
+
+def _settings(changes: Mapping[str, Any], above: str = "") -> list[str]:
+    """Nested changes as the command line takes them: train.epochs=5."""
+    settings = []
+    for name, value in changes.items():
+        key = f"{above}{name}"
+        settings += _settings(value, f"{key}.") if isinstance(value, Mapping) else [f"{key}={json.dumps(value)}"]
+    return settings
+
+
+@contextmanager
+def _only_trainer(run: Path) -> Iterator[None]:
+    """Be the only flow that trains in this directory.
+
+    Raises
+    ------
+    RunError
+        Another one does.
+    """
+    with storing(run):
+        make_folder(run)
+        lock = FileLock(run / LOCK_FILE)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise RunError(f"another process trains in {run}: wait for it, or choose another run directory") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _draw(run: Path, dataset: Path, *, report: bool) -> None:
     """Pictures, where there is matplotlib: a machine that only trains needs none."""
-    if find_spec("matplotlib") is None:
+    if not can_draw():
         get_run_logger().info("no pictures without matplotlib: pip install 'stripe82-convention[report]'")
         return
+    from pipeline.report import write_report
     from pipeline.report.pictures import write_pictures
 
-    step("pictures")(write_pictures)(run)
+    pictures = {path.stem: path.read_bytes() for path in step("pictures")(write_pictures)(run)}
+    shown = {f"{name} of {run.name}": pictures[name] for name in ("confusion", "reliability") if name in pictures}
+    show_pictures("confusion", shown, f"Run {run.name} on its test objects")
+    if report:
+        root = root_of_dataset(dataset)
+        page = report_path(root, run.name)
+        step("report")(write_report)(page, dataset, run=run)
+        link_page("run-report", page, root, f"Report on {run.name}")
 
 
 def headline(result: Evaluation) -> list[dict[str, Any]]:

@@ -9,20 +9,33 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
+from functools import partial
+from typing import Final, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+LONGEST_CALL_S: Final = 900.0
+"""A frame is cut in a second. Only a hung disk, or a file that sends a decoder round in circles, takes so long."""
 
 
 class WorkerPool(Executor):
     """A process pool that outlives the death of a worker: what was in flight fails, what comes next is done.
 
     Processes are spawned, not forked: the threads of Prefect must not be copied into them.
+
+    Parameters
+    ----------
+    workers
+        How many processes.
+    seconds
+        Longest that one call may take. Then its process is ended, whatever it hangs in, and that is a death like any.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, *, seconds: float = LONGEST_CALL_S) -> None:
         self._workers = workers
+        self._seconds = seconds
         self._lock = threading.Lock()
         self._pool = self._new()
 
@@ -33,12 +46,13 @@ class WorkerPool(Executor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """As any executor; on a broken pool, on a new one."""
         with self._lock, _ctrl_c_kept_from_new_processes():
+            call = partial(in_time, self._seconds, fn)
             try:
-                return self._pool.submit(fn, *args, **kwargs)
+                return self._pool.submit(call, *args, **kwargs)
             except BrokenProcessPool:
                 self._pool.shutdown(wait=False, cancel_futures=True)
                 self._pool = self._new()
-                return self._pool.submit(fn, *args, **kwargs)
+                return self._pool.submit(call, *args, **kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the processes."""
@@ -63,6 +77,15 @@ def _ctrl_c_kept_from_new_processes() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def in_time(seconds: float, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call `fn`, or be ended by the kernel: nothing else reaches a process that hangs in C."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        return fn(*args, **kwargs)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _leave_ctrl_c_to_the_parent() -> None:

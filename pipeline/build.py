@@ -23,7 +23,7 @@ from pipeline.catalog import Catalog, read_catalog
 from pipeline.cells import claims_done
 from pipeline.cellstars import standards_sha256
 from pipeline.costs import Known, PlanSummary, summarise
-from pipeline.errors import DatasetError
+from pipeline.errors import BeingBuilt, DatasetError
 from pipeline.indexing.build import build_index
 from pipeline.naming import building_dir, cache_dir, survey_dir
 from pipeline.plan import Plan, make_plan
@@ -64,9 +64,20 @@ class Build:
         return survey_dir(self.root, self.survey.name)
 
 
-def open_archive(survey: SurveyConfig, root: Path, *, retry_missing: bool = False) -> Archive:
-    """The survey's servers behind one cache below `root`; see `Archive` for `retry_missing`."""
-    return Archive(survey.archives, cache_dir(root), limits=survey.cache, retry_missing=retry_missing)
+def open_archive(
+    survey: SurveyConfig, root: Path, *, retry_missing: bool = False, max_connections: int | None = None
+) -> Archive:
+    """The survey's servers behind one cache below `root`; see `Archive` for `retry_missing`.
+
+    With `max_connections`, no more than that to any one of them, whatever the survey allows.
+    """
+    archives = survey.archives
+    if max_connections is not None:
+        archives = tuple(
+            archive.model_copy(update={"max_connections": min(archive.max_connections, max_connections)})
+            for archive in archives
+        )
+    return Archive(archives, cache_dir(root), limits=survey.cache, retry_missing=retry_missing)
 
 
 def prepare(survey: SurveyConfig, root: Path, archive: Archive, *, refresh_index: bool = False) -> Build:
@@ -116,13 +127,13 @@ def _done_cells(survey: SurveyConfig, root: Path, input_hash: str, hashes: Mappi
 
 
 @contextmanager
-def exclusive(build: Build) -> Iterator[None]:
+def exclusive(build: Build, *, wait_s: float = 0) -> Iterator[None]:
     """Be the only process that builds a dataset of this survey, and sweep up what a killed one left half-written.
 
     Raises
     ------
-    DatasetError
-        Another process is at it.
+    BeingBuilt
+        Another process is at it, and still is after `wait_s`.
     StorageError
         There is no room, or no right, to write.
     """
@@ -130,9 +141,9 @@ def exclusive(build: Build) -> Iterator[None]:
         build.versions.mkdir(parents=True, exist_ok=True)
         lock = FileLock(build.versions / BUILD_LOCK_FILE)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=wait_s)
         except Timeout as error:
-            raise DatasetError(
+            raise BeingBuilt(
                 f"a dataset of survey {build.survey.name} is being built by another process; wait for it or stop it"
             ) from error
     try:

@@ -6,6 +6,8 @@ redoes the cell only if its inputs or those files changed. Decoding runs in the 
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -92,16 +94,20 @@ def build_cell(
     dataset: Path,
     *,
     workers: int,
+    seconds: float = math.inf,
     progress: Callable[[CellProgress], None] | None = None,
 ) -> CellResult:
     """Fetch, cut and write one cell into the dataset directory `dataset`; do nothing if it is done already.
 
     Frames that the archive lacks or that stay corrupt after a second download become counted skips. Where the
     archive retries what was missing, a cell that lacks files which are there by now is not done. Of several
-    processes that are given the same cell, one builds it and the others wait for it.
+    processes that are given the same cell, one builds it and the others wait for it. After `seconds` it is given up,
+    outages of servers included.
 
     Raises
     ------
+    CellTimeout
+        It is not done after `seconds`.
     ArchiveError
         A server did not answer after all retries, or too many frames of an archive are missing or spoilt;
         nothing of the cell is marked done.
@@ -119,7 +125,7 @@ def build_cell(
             if progress:
                 progress(CellProgress(cell.cell_id, total, total, 0, sum(row["n_images"] for row in finished.objects)))
             return finished
-        return _build(cell, survey, archive, executor, dataset, check, workers, progress)
+        return _build(cell, survey, archive, executor, dataset, check, workers, time.monotonic() + seconds, progress)
 
 
 def _build(
@@ -130,12 +136,13 @@ def _build(
     dataset: Path,
     check: StarCheck,
     workers: int,
+    give_up_at: float,
     progress: Callable[[CellProgress], None] | None,
 ) -> CellResult:
     total = len(cell.visits) * len(survey.thumbnails.bands)
     harvest = _Harvest()
     with archive.needing(uses(cell, survey) + detection_uses(cell, survey)) as used:
-        source = Source(survey, archive, executor, workers, used)
+        source = Source(survey, archive, executor, workers, used, give_up_at=give_up_at)
         stars = check.stars_to_measure(cell, source)
         for outcome in cut_frames(cell, source, stars):
             _collect(outcome, survey, harvest)

@@ -54,6 +54,10 @@ class WorkerDied(PipelineError):
     """A decoding process ended without an answer (killed, or out of memory)."""
 
 
+class CellTimeout(PipelineError):
+    """A cell took longer than anybody wants to wait for it."""
+
+
 class ClusterError(PipelineError):
     """The workers of a cluster cannot be reached, or would not build the same dataset."""
 
@@ -68,6 +72,10 @@ class SequenceError(PipelineError):
 
 class DatasetError(PipelineError):
     """A dataset directory is missing, incomplete or contradicts its manifest."""
+
+
+class BeingBuilt(DatasetError):
+    """Another process builds a dataset of the same survey."""
 
 
 class NewerSchema(DatasetError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
@@ -17,7 +19,7 @@ from pipeline.archive import Archive, Fetched
 from pipeline.bands import Band
 from pipeline.catalog import Target
 from pipeline.cutting import FrameCut, FrameJob, cut_frame
-from pipeline.errors import BadPayload, FrameError, NotInArchive, WorkerDied
+from pipeline.errors import BadPayload, CellTimeout, FrameError, NotInArchive, WorkerDied
 from pipeline.manifest import Skip
 from pipeline.naming import FrameId
 from pipeline.plan import Cell, Exposure
@@ -55,6 +57,8 @@ class Source:
     used: Used
     spoilt: dict[FrameId, BadPayload] = field(default_factory=dict)
     """Frames for which the servers sent something else when stars were sought: they are not asked for again."""
+    give_up_at: float = math.inf
+    """Reading of the monotonic clock after which a cell is no longer waited for."""
 
 
 def cut_frames(cell: Cell, source: Source, stars: Positions | None) -> Iterator[Outcome]:
@@ -64,6 +68,8 @@ def cut_frames(cell: Cell, source: Source, stars: Positions | None) -> Iterator[
     ------
     ArchiveError
         A server did not answer after all retries.
+    CellTimeout
+        Time is up. What a thread still waits for then, it gives up by itself.
     WorkerDied
         A decoding process ended.
     """
@@ -74,20 +80,29 @@ def cut_frames(cell: Cell, source: Source, stars: Positions | None) -> Iterator[
         for band in source.survey.thumbnails.bands
     )
     room = source.workers * IN_FLIGHT_PER_WORKER
-    with ThreadPoolExecutor(max_workers=room, thread_name_prefix="frame") as threads:
-        pending: set[Future[Outcome]] = set()
-        try:
-            while True:
-                for task in islice(tasks, room - len(pending)):
-                    # In the caller's context: what a thread logs belongs to the caller's run.
-                    pending.add(threads.submit(copy_context().run, partial(_one_frame, *task, source, stars)))
-                if not pending:
-                    return
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        finally:
-            for future in pending:
-                future.cancel()
+    threads = ThreadPoolExecutor(max_workers=room, thread_name_prefix="frame")
+    pending: set[Future[Outcome]] = set()
+    overdue = False
+    try:
+        while True:
+            for task in islice(tasks, room - len(pending)):
+                # In the caller's context: what a thread logs belongs to the caller's run.
+                pending.add(threads.submit(copy_context().run, partial(_one_frame, *task, source, stars)))
+            if not pending:
+                return
+            done, pending = wait(pending, timeout=_left(source.give_up_at), return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+            if overdue := time.monotonic() > source.give_up_at:
+                raise CellTimeout(
+                    f"cell {cell.cell_id} is not done in the time that cells have; see the log for what was waited for"
+                )
+    finally:
+        threads.shutdown(wait=not overdue, cancel_futures=True)
+
+
+def _left(until: float) -> float | None:
+    """Seconds to wait; None: for ever."""
+    return None if until == math.inf else max(0.0, until - time.monotonic())
 
 
 def uses(cell: Cell, survey: SurveyConfig) -> Counter[tuple[str, str]]:

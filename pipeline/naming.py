@@ -243,6 +243,21 @@ def index_path(root: Path, survey: str, fingerprint: str) -> Path:
     return root / "index" / f"{survey}-{fingerprint[:12]}.parquet"
 
 
+def reports_dir(root: Path) -> Path:
+    """Directory of HTML pages about datasets and runs."""
+    return root / "reports"
+
+
+def report_path(root: Path, name: str) -> Path:
+    """The page about a dataset, by its id, or about a run, by its name."""
+    return reports_dir(root) / f"{name}.html"
+
+
+def root_of_dataset(version: Path) -> Path:
+    """The root below which a dataset version was published."""
+    return version.resolve().parents[2]
+
+
 RUN_CONFIG_FILE = "config.json"
 
 

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -56,6 +57,8 @@ from pipeline.zeropoints import ZeropointFlag
 
 LOG: Final = logging.getLogger(__name__)
 Row = dict[str, Any]
+CELL_FAILED: Final = "cell-failed"
+NOTHING_FAILED: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def publish(
@@ -65,6 +68,7 @@ def publish(
     *,
     parent: Dataset | None = None,
     max_removed: float = 1.0,
+    failed: Mapping[str, str] = NOTHING_FAILED,
 ) -> Dataset:
     """Complete the dataset and make it visible; if a version says the very same already, that one is given.
 
@@ -74,15 +78,19 @@ def publish(
         The version before: objects keep the folds that they have there, and `changes.json` says what is different.
     max_removed
         Part of the parent's objects, and of its images, that may be missing.
+    failed
+        Cells that the dataset shall do without, by id, and why. Their objects are skips of it; the next build or
+        refresh tries these cells again.
 
     Raises
     ------
     DatasetError
-        A cell is missing from `results`, no object has an image, or too many of the parent's objects are missing.
+        A cell is in neither `results` nor `failed`, no object has an image, or too many of the parent's objects are
+        missing.
     StorageError
         There is no room, or no right, to write. The versions before are as they were.
     """
-    missing = {cell.cell_id for cell in build.plan.cells} - {result.cell_id for result in results}
+    missing = {cell.cell_id for cell in build.plan.cells} - {result.cell_id for result in results} - set(failed)
     if missing:
         raise DatasetError(f"{build.build_id}: cells {sorted(missing)} are not built; nothing was published")
     rows = sorted((dict(row) for result in results for row in result.objects), key=lambda row: str(row["object_id"]))
@@ -91,7 +99,7 @@ def publish(
     check_removals(parent, {str(row["object_id"]) for row in rows}, max_removed)
     _check_images(parent, sum(row["n_images"] for row in rows), max_removed)
     _split(rows, build, parent)
-    skips, frames = _skips(build, results), _unique_frames(build, results)
+    skips, frames = _skips(build, results, failed), _unique_frames(build, results)
     _remove_strays(build.building, results)
     if parent is not None:
         share_equal_files(parent, build.building, {row["file"]: row["sha256"] for row in rows})
@@ -208,11 +216,17 @@ def _earlier_splits(build: Build, parent: Dataset | None) -> dict[str, tuple[int
     return split
 
 
-def _skips(build: Build, results: Iterable[CellResult]) -> list[Skip]:
+def _skips(build: Build, results: Iterable[CellResult], failed: Mapping[str, str]) -> list[Skip]:
     """Everything that was left out, at every step; a frame that two cells wanted counts once."""
+    of_failed = [
+        Skip(CELL_FAILED, f"cell {cell.cell_id}: {failed[cell.cell_id]}", object_id=target.object_id)
+        for cell in build.plan.cells
+        if cell.cell_id in failed
+        for target in cell.targets
+    ]
     of_cells = [Skip(**skip) for result in results for skip in result.skips]
     once = {(skip.reason, skip.object_id, skip.frame): skip for skip in of_cells}
-    return [*build.catalog.skips, *build.plan.skips, *once.values()]
+    return [*build.catalog.skips, *build.plan.skips, *of_failed, *once.values()]
 
 
 _COUNTED: Final = ("n_thumbnails", "n_partly_covered")

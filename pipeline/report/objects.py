@@ -92,11 +92,22 @@ def epochs_of(sequence: Sequence) -> NDArray[np.int64]:
 
 
 def strip_figure(sequence: Sequence, epochs: NDArray[np.int64], name: str, *, n_columns: int = 0) -> Picture:
+    """The picture of `strip_drawing` for a page."""
+    bands = ", ".join(_bands(sequence))
+    alt = f"Thumbnails of {name}: rows are bands {bands}, columns are epochs in time order"
+    return picture(strip_drawing(sequence, epochs, n_columns=n_columns), alt)
+
+
+def _bands(sequence: Sequence) -> list[Band]:
+    return [band for band in BANDS if (sequence.band_id == BAND_ID[band]).any()]
+
+
+def strip_drawing(sequence: Sequence, epochs: NDArray[np.int64], *, n_columns: int = 0) -> Figure:
     """Thumbnails of the epochs (E, 2): a row per band, a column per epoch, one stretch per row.
 
     With `n_columns` the tiles are as large as if there were so many of them.
     """
-    bands = [band for band in BANDS if (sequence.band_id == BAND_ID[band]).any()]
+    bands = _bands(sequence)
     mosaic = np.concatenate([band_row(sequence, band, epochs) for band in bands], axis=0)[:-GAP_PX, :-GAP_PX]
     tile_in = min(MAX_TILE_IN, (PAGE_WIDTH_IN - LABEL_IN) / max(len(epochs), n_columns))
     width, height, top = tile_in * len(epochs), tile_in * len(bands), 0.34
@@ -118,7 +129,7 @@ def strip_figure(sequence: Sequence, epochs: NDArray[np.int64], name: str, *, n_
         axes.text(-0.12 * size, (place + 0.5) * size, band, **style)
     for place, day in enumerate(_dates(sequence, epochs)):
         axes.text((place + 0.5) * size, -0.06 * size, day, fontsize=6.5, ha="center", va="bottom")
-    return picture(figure, f"Thumbnails of {name}: rows are bands {', '.join(bands)}, columns are epochs in time order")
+    return figure
 
 
 def _dates(sequence: Sequence, epochs: NDArray[np.int64]) -> list[str]:

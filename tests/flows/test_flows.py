@@ -101,6 +101,7 @@ def test_a_failed_build_says_which_cell_and_what_to_do(
 ) -> None:
     """An archive that goes down fails the flow, publishes nothing, and the message names the cell."""
     import flows.build as build
+    import flows.cells as cells
     from pipeline.archive import Archive, Patience
     from pipeline.errors import DatasetError
     from pipeline.naming import cache_dir
@@ -110,7 +111,7 @@ def test_a_failed_build_says_which_cell_and_what_to_do(
         return Archive(archives, cache_dir(root), Patience(attempts=1, wait_initial_s=0.01, wait_max_s=0.01))
 
     monkeypatch.setattr(build, "open_archive", impatient)
-    monkeypatch.setattr(build, "build_one_cell", build.build_one_cell.with_options(retries=0))
+    monkeypatch.setattr(cells, "build_cells", cells.build_cells.with_options(retries=0))
     down = [Fault("/das/*/fpC-*", "reset", times=10_000)]
     with (
         ArchiveServer(tiny_archive, faults=down) as server,

@@ -1,0 +1,82 @@
+"""What a run shows in Prefect's pages: tables, pictures, links."""
+
+from __future__ import annotations
+
+import base64
+import os
+import time
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, cast
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.utilities.urls import url_for
+
+from pipeline.naming import reports_dir
+
+REPORTS_URL: Final = "S82_REPORTS_URL"
+"""Environment variable: where a web server shows the folder of reports. Without it, a link is the path of the file."""
+LARGEST_PICTURE_BYTES: Final = 700_000
+SECONDS_BETWEEN_UPDATES: Final = 10.0
+
+
+def show_counts(key: str, counts: Mapping[str, Any], description: str) -> None:
+    """A table of names and numbers."""
+    rows = [{"what": name.replace("_", " "), "count": value} for name, value in counts.items()]
+    create_table_artifact(key=key, table=rows, description=description)
+
+
+def show_rows(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
+    """A table with columns of its own."""
+    create_table_artifact(key=key, table=[dict(row) for row in rows], description=description)
+
+
+def show_pictures(key: str, pictures: Mapping[str, bytes], description: str) -> None:
+    """PNG pictures below their titles, inside the artifact, so that they need no server of their own."""
+    parts = [f"{description}\n"]
+    for title, png in pictures.items():
+        if len(png) <= LARGEST_PICTURE_BYTES:
+            parts.append(f"### {title}\n\n![{title}](data:image/png;base64,{base64.b64encode(png).decode()})\n")
+    create_markdown_artifact(key=key, markdown="\n".join(parts), description=description)
+
+
+def link_page(key: str, page: Path, root: Path, text: str) -> None:
+    """Lead to an HTML page in the reports of `root`."""
+    base = os.environ.get(REPORTS_URL, "").rstrip("/")
+    link = f"{base}/{page.relative_to(reports_dir(root)).as_posix()}" if base else page.resolve().as_uri()
+    create_link_artifact(key=key, link=link, link_text=text, description=f"{text}: {page}")
+
+
+def link_run(key: str, run_id: UUID | str | None, text: str) -> None:
+    """Lead to another flow run; nothing where none is known."""
+    if run_id and (link := url_for("flow-run", obj_id=run_id)):
+        create_link_artifact(key=key, link=link, link_text=text, description=text)
+
+
+def can_draw() -> bool:
+    """Whether there is matplotlib: a machine that only cuts or trains needs none."""
+    return find_spec("matplotlib") is not None
+
+
+class ProgressBar:
+    """Progress of the present run, updated now and then."""
+
+    def __init__(self, key: str, description: str) -> None:
+        self._description = description
+        self._id = cast(UUID, create_progress_artifact(0.0, key=key, description=description))
+        self._last = time.monotonic()
+
+    def show(self, part: float) -> None:
+        """Show how large a part is done: 1 for all of it."""
+        now = time.monotonic()
+        if part >= 1 or now - self._last >= SECONDS_BETWEEN_UPDATES:
+            self._last = now
+            update_progress_artifact(self._id, 100 * part, description=self._description)
