@@ -253,6 +253,6 @@ _SITES: Final = _Sites()
 _PROCESSES: Final = _Processes()
 
 
-def events_of(token: str, events: Any) -> list[dict[str, str]]:
-    """What happened to the cells of a build, from the scheduler's events."""
-    return [event for _time, event in events if isinstance(event, dict) and event.get("token") == token]
+def events_of(token: str, events: Any) -> list[dict[str, Any]]:
+    """What happened to the cells of a build and `at` which time [s since 1970], from the scheduler's events."""
+    return [{"at": at, **event} for at, event in events if isinstance(event, dict) and event.get("token") == token]

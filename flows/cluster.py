@@ -32,9 +32,17 @@ CONNECT_S: Final = 20.0
 NO_WORKER_S: Final = 600.0
 """Longest time without a single worker; a cluster may be slow to replace the last one."""
 FETCHING: Final = 2
-"""Cells that are fetched at once, where no server says how many may be; and that are ahead of those being cut."""
+"""Cells that are fetched at once, where no server says how many may be."""
 LOOK_S: Final = 10.0
 """Between two looks at whether anybody is left to answer."""
+
+
+def room_for(threads: int) -> int:
+    """Cells at work for so many threads: each has the next one fetched while it cuts.
+
+    In the simulation of `benchmarks/scale_out.py`, two ahead of all threads together take up to a quarter longer.
+    """
+    return threads + max(threads, FETCHING)
 
 
 class DaskCrew:
@@ -92,7 +100,7 @@ class DaskCrew:
     @property
     def room(self) -> int:
         """A cell for each thread of the cluster, and those that are fetched meanwhile."""
-        return sum(self._threads().values()) + FETCHING
+        return room_for(sum(self._threads().values()))
 
     def fetch(self, cell: Cell) -> str | None:
         """Have the cell's files fetched by the worker with the least to do; its address.
@@ -139,8 +147,8 @@ class DaskCrew:
         self._tell(CellProgress(cell.cell_id, frames, frames, 0, sum(row["n_images"] for row in result.objects)))
         return result
 
-    def events(self) -> list[dict[str, str]]:
-        """Which cells of this build were begun and done so far, as the workers told the scheduler."""
+    def events(self) -> list[dict[str, Any]]:
+        """Which cells of this build were begun and done so far, when and by whom, as the scheduler was told."""
         return cellworker.events_of(self._ticket.token, self._connected().get_events(cellworker.TOPIC))
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -51,6 +52,13 @@ class DaskProcesses:
         command = ["dask_worker", self.address, "--nthreads", str(threads), "--name", name, "--no-nanny"]
         kept = ["--local-directory", str(self._folder / name)]
         return self._start(name, *command, *kept, *options, **environment)
+
+    def address_of(self, name: str) -> str:
+        """Of a worker, once it has one."""
+        wait_for(lambda: "Registered to:" in self.log(name) or None, 60)
+        started = re.search(r"Start worker at:\s+(\S+)", self.log(name))
+        assert started, self.log(name)
+        return started[1]
 
     def log(self, name: str) -> str:
         """What a process has said."""
