@@ -18,6 +18,8 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 
 from pipeline.naming import reports_dir
@@ -41,7 +43,7 @@ def show_rows(key: str, rows: Sequence[Mapping[str, Any]], description: str) -> 
 
 def show_pictures(key: str, pictures: Mapping[str, bytes], description: str) -> None:
     """PNG pictures below their titles, inside the artifact, so that they need no server of their own."""
-    parts = [f"{description}\n"]
+    parts = []
     for title, png in pictures.items():
         if len(png) <= LARGEST_PICTURE_BYTES:
             parts.append(f"### {title}\n\n![{title}](data:image/png;base64,{base64.b64encode(png).decode()})\n")
@@ -59,6 +61,19 @@ def link_run(key: str, run_id: UUID | str | None, text: str) -> None:
     """Lead to another flow run; nothing where none is known."""
     if run_id and (link := url_for("flow-run", obj_id=run_id)):
         create_link_artifact(key=key, link=link, link_text=text, description=text)
+
+
+def tag_dataset(dataset_id: str) -> str:
+    """The tag of all runs that made, or were made from, a dataset version: Prefect's list of runs can be cut to it."""
+    return f"dataset:{dataset_id}"
+
+
+def tag_this_run(tag: str) -> None:
+    """Add a tag that was not known when the run began."""
+    if run_id := flow_run.id:
+        with get_client(sync_client=True) as client:
+            tags = client.read_flow_run(UUID(run_id)).tags
+            client.update_flow_run(UUID(run_id), tags=sorted({*tags, tag}))
 
 
 def can_draw() -> bool:

@@ -11,7 +11,15 @@ from prefect import flow, get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.artifacts import ProgressBar, can_draw, link_page, show_counts, show_pictures
+from flows.artifacts import (
+    ProgressBar,
+    can_draw,
+    link_page,
+    show_counts,
+    show_pictures,
+    tag_dataset,
+    tag_this_run,
+)
 from flows.attempts import check_attempts
 from flows.cells import Site, build_all, too_many
 from flows.crew import CellWork, crew_for
@@ -167,6 +175,7 @@ def bring_up_to_date(build: Build, archive: Archive, clock: Stopwatch, slots: Sl
     if published.built_now:
         say_published(dataset, manner.then)
     start_next(manner.then, dataset.path)  # also for a version whose run was lost before it came to this
+    tag_this_run(tag_dataset(published.dataset_id))
     show_counts(
         "dataset",
         published.counts | published.changes | published.skips,

@@ -19,7 +19,8 @@ from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 
-from flows.artifacts import link_run
+from flows.artifacts import link_run, tag_dataset
+from flows.forms import described
 from flows.steps import step
 from pipeline.errors import PipelineError
 from pipeline.manifest import Dataset, open_dataset
@@ -33,6 +34,7 @@ class HandOverError(PipelineError):
 
 
 @flow(name="hand-over")
+@described()
 def hand_over(deployment: str, dataset: Path, run: Path | None = None, upstream: str | None = None) -> None:
     """Start the next step, unless the run that finished the one before has done so itself. Runs on an event.
 
@@ -108,7 +110,7 @@ def start_next(deployment: str | None, dataset: Path, *, run: Path | None = None
     parameters: dict[str, Any] = {"dataset": str(version.path.resolve()), "upstream": upstream}
     if run is not None:
         parameters["run"] = str(run.resolve())
-    started = _start(deployment, key, parameters, [f"dataset:{version.info.dataset_id}"])
+    started = _start(deployment, key, parameters, [tag_dataset(version.info.dataset_id)])
     get_run_logger().info(
         "%s is run %s of %s: %s", version.info.dataset_id, started.name, deployment, _standing(started)
     )

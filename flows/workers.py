@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -41,7 +42,7 @@ class WorkerPool(Executor):
 
     def _new(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self._workers, mp_context=context, initializer=_leave_ctrl_c_to_the_parent)
+        return ProcessPoolExecutor(self._workers, mp_context=context, initializer=_belong_to_the_parent)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """As any executor; on a broken pool, on a new one."""
@@ -88,6 +89,16 @@ def in_time(seconds: float, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kw
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _leave_ctrl_c_to_the_parent() -> None:
-    """A terminal signals all processes of a job; a worker that dies of it breaks the pool for the others."""
+def _belong_to_the_parent() -> None:
+    """End when the parent does, however it ends, and not before.
+
+    A terminal signals all processes of a job; a worker that dies of Ctrl-C breaks the pool for the others.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=_end_after, args=(parent.join,), daemon=True).start()
+
+
+def _end_after(wait: Callable[[], None]) -> None:
+    wait()
+    os._exit(1)

@@ -25,8 +25,9 @@ from pipeline.atomic import storing, write_text
 from pipeline.catalog import Target
 from pipeline.cellstars import StarCheck, detection_uses, star_check
 from pipeline.cutting import FrameCut
-from pipeline.errors import ArchiveError, ConfigError
+from pipeline.errors import ArchiveError, CellTimeout, ConfigError
 from pipeline.fetching import Outcome, Source, cut_frames, uses
+from pipeline.inthreads import OutOfTime
 from pipeline.manifest import Skip, file_sha256
 from pipeline.naming import CELLS_FOLDER, LOCKS_FOLDER, sequence_path
 from pipeline.objectrow import manifest_row, pixel_moments
@@ -125,7 +126,13 @@ def build_cell(
             if progress:
                 progress(CellProgress(cell.cell_id, total, total, 0, sum(row["n_images"] for row in finished.objects)))
             return finished
-        return _build(cell, survey, archive, executor, dataset, check, workers, time.monotonic() + seconds, progress)
+        give_up_at = time.monotonic() + seconds
+        try:
+            return _build(cell, survey, archive, executor, dataset, check, workers, give_up_at, progress)
+        except OutOfTime as error:
+            raise CellTimeout(
+                f"cell {cell.cell_id} was not done in {seconds / 3600:.3g} h; the log says what it waited for"
+            ) from error
 
 
 def _build(

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
-from contextvars import copy_context
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import Final
 
 import numpy as np
@@ -21,6 +21,7 @@ from pipeline.bands import Band
 from pipeline.cutting import FrameCut, find_frame_stars
 from pipeline.errors import BadPayload, FrameError, NotInArchive, WorkerDied
 from pipeline.fetching import Source, fetch_frame
+from pipeline.inthreads import in_threads
 from pipeline.naming import FrameId
 from pipeline.plan import Cell, Exposure
 from pipeline.sources import frame_files
@@ -60,10 +61,9 @@ class StarCheck:
         if self.given is not None:
             return self.given.positions
         frames = detection_frames(cell, self.survey)
-        with ThreadPoolExecutor(max_workers=source.workers, thread_name_prefix="stars") as threads:
-            futures = [threads.submit(copy_context().run, partial(_find, *frame, source)) for frame in frames]
-            found = [future.result() for future in futures]
-        positions = merge_positions(one for one in found if one is not None)
+        calls = (partial(_find, place, *frame, source) for place, frame in enumerate(frames))
+        found = sorted(in_threads(calls, at_once=source.workers, until=source.give_up_at), key=itemgetter(0))
+        positions = merge_positions(one for _, one in found if one is not None)
         return positions if len(positions) else None
 
     def judge(
@@ -140,7 +140,12 @@ def detection_uses(cell: Cell, survey: SurveyConfig) -> Counter[tuple[str, str]]
     return Counter((one.archive, path) for one, band in frames for path in frame_files(one, band, survey))
 
 
-def _find(exposure: Exposure, band: Band, source: Source) -> Positions | None:
+def _find(place: int, exposure: Exposure, band: Band, source: Source) -> tuple[int, Positions | None]:
+    """Look for stars on one frame; with its place among the frames, whose order decides between near positions."""
+    return place, _stars_of(exposure, band, source)
+
+
+def _stars_of(exposure: Exposure, band: Band, source: Source) -> Positions | None:
     try:
         job, _, _ = fetch_frame(exposure, band, source)
         return source.executor.submit(find_frame_stars, job).result()

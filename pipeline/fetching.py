@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
-from contextvars import copy_context
+from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -19,7 +16,8 @@ from pipeline.archive import Archive, Fetched
 from pipeline.bands import Band
 from pipeline.catalog import Target
 from pipeline.cutting import FrameCut, FrameJob, cut_frame
-from pipeline.errors import BadPayload, CellTimeout, FrameError, NotInArchive, WorkerDied
+from pipeline.errors import BadPayload, FrameError, NotInArchive, WorkerDied
+from pipeline.inthreads import in_threads
 from pipeline.manifest import Skip
 from pipeline.naming import FrameId
 from pipeline.plan import Cell, Exposure
@@ -68,41 +66,18 @@ def cut_frames(cell: Cell, source: Source, stars: Positions | None) -> Iterator[
     ------
     ArchiveError
         A server did not answer after all retries.
-    CellTimeout
-        Time is up. What a thread still waits for then, it gives up by itself.
+    OutOfTime
+        The cell's time is up.
     WorkerDied
         A decoding process ended.
     """
     targets = {target.object_id: target for target in cell.targets}
-    tasks = iter(
-        (visit.exposure, band, tuple(targets[object_id] for object_id in visit.object_ids))
+    calls = (
+        partial(_one_frame, visit.exposure, band, tuple(targets[one] for one in visit.object_ids), source, stars)
         for visit in cell.visits
         for band in source.survey.thumbnails.bands
     )
-    room = source.workers * IN_FLIGHT_PER_WORKER
-    threads = ThreadPoolExecutor(max_workers=room, thread_name_prefix="frame")
-    pending: set[Future[Outcome]] = set()
-    overdue = False
-    try:
-        while True:
-            for task in islice(tasks, room - len(pending)):
-                # In the caller's context: what a thread logs belongs to the caller's run.
-                pending.add(threads.submit(copy_context().run, partial(_one_frame, *task, source, stars)))
-            if not pending:
-                return
-            done, pending = wait(pending, timeout=_left(source.give_up_at), return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
-            if overdue := time.monotonic() > source.give_up_at:
-                raise CellTimeout(
-                    f"cell {cell.cell_id} is not done in the time that cells have; see the log for what was waited for"
-                )
-    finally:
-        threads.shutdown(wait=not overdue, cancel_futures=True)
-
-
-def _left(until: float) -> float | None:
-    """Seconds to wait; None: for ever."""
-    return None if until == math.inf else max(0.0, until - time.monotonic())
+    return in_threads(calls, at_once=source.workers * IN_FLIGHT_PER_WORKER, until=source.give_up_at)
 
 
 def uses(cell: Cell, survey: SurveyConfig) -> Counter[tuple[str, str]]:

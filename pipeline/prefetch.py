@@ -6,9 +6,7 @@ while it fetches, and others fetch while it cuts.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from pipeline.cells import read_marker, why_not_done
 from pipeline.cellstars import detection_uses
 from pipeline.errors import BadPayload, NotInArchive
 from pipeline.fetching import uses
+from pipeline.inthreads import in_threads
 from pipeline.plan import Cell
 from pipeline.survey import SurveyConfig
 
@@ -36,15 +35,8 @@ def fetch_cell(
     if why_not_done(read_marker(dataset, cell.cell_id), cell, standards_sha256, survey, archive) is None:
         return 0
     files = sorted(uses(cell, survey) + detection_uses(cell, survey))
-    with ThreadPoolExecutor(connections, thread_name_prefix="fetch") as threads:
-        # In the caller's context: what a thread logs belongs to the caller's run.
-        fetched = [threads.submit(copy_context().run, partial(_fetch, archive, *file)) for file in files]
-        try:
-            for future in fetched:
-                future.result()
-        finally:
-            for future in fetched:
-                future.cancel()
+    for _ in in_threads((partial(_fetch, archive, *file) for file in files), at_once=connections):
+        pass
     return len(files)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.workers import worker_pool
+from flows.workers import WorkerPool, worker_pool
 from pipeline.simulate.server import ArchiveServer, Fault
 
 
@@ -66,3 +66,36 @@ def wait_for(condition, seconds: float) -> None:  # type: ignore[no-untyped-def]
     while not condition():
         assert time.monotonic() < deadline, "the build did not start fetching"
         time.sleep(0.2)
+
+
+def test_a_call_that_hangs_is_ended_and_the_next_one_is_served() -> None:
+    """Whatever it hangs in: its process is ended by the kernel, not asked."""
+    pool = WorkerPool(1, seconds=0.3)
+    with pytest.raises(BrokenProcessPool):
+        pool.submit(time.sleep, 60).result(timeout=30)
+    assert pool.submit(abs, -3).result(timeout=30) == 3
+    pool.shutdown()
+
+
+def test_the_processes_of_a_build_that_is_killed_do_not_stay_behind() -> None:
+    """Nobody can clean up after `kill -9`; and a second attempt must not compete with the remains of the first."""
+    code = (
+        "import os, time; from flows.workers import worker_pool\n"
+        "if __name__ == '__main__':\n"
+        "    with worker_pool(1) as pool: print(pool.submit(os.getpid).result(), flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while _is_running(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _is_running(worker)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
