@@ -17,7 +17,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
-from distributed import Client, Future, KilledWorker
+from distributed import Client, KilledWorker
 
 from flows import cellworker
 from flows.crew import CellWork, Tell
@@ -43,6 +43,10 @@ def room_for(threads: int) -> int:
     In the simulation of `benchmarks/scale_out.py`, two ahead of all threads together take up to a quarter longer.
     """
     return threads + max(threads, FETCHING)
+
+
+class _Unplaced(Exception):
+    """A task waits for one worker that is gone, though others may have it: Dask forgets that if there was none then."""
 
 
 class DaskCrew:
@@ -223,12 +227,11 @@ class DaskCrew:
 
     def _run(self, what: str, function: Callable[..., Any], cell: Cell, worker: str | None) -> Any:
         client = self._connected()
-        where = {"workers": [worker], "allow_other_workers": True} if worker else {}
         try:
-            future = client.submit(
-                function, self._ticket, cell, key=f"{what}-{cell.cell_id}-{uuid.uuid4().hex[:8]}", pure=False, **where
-            )
-            return self._result(client, future)
+            try:
+                return self._ask(client, what, function, cell, worker)
+            except _Unplaced:
+                return self._ask(client, what, function, cell, None)
         except KilledWorker as error:
             raise WorkerDied(f"cell {cell.cell_id} took {error.allowed_failures + 1} Dask workers along") from error
         except (CancelledError, OSError, RuntimeError) as error:
@@ -238,7 +241,10 @@ class DaskCrew:
                 f"the Dask scheduler at {self._address} went away while it had to {what} cell {cell.cell_id}"
             ) from error
 
-    def _result(self, client: Client, future: Future[Any]) -> Any:
+    def _ask(self, client: Client, what: str, function: Callable[..., Any], cell: Cell, worker: str | None) -> Any:
+        key = f"{what}-{cell.cell_id}-{uuid.uuid4().hex[:8]}"
+        where = {"workers": [worker], "allow_other_workers": True} if worker else {}
+        future = client.submit(function, self._ticket, cell, key=key, pure=False, **where)
         while True:
             try:
                 result = future.result(timeout=LOOK_S)
@@ -248,6 +254,9 @@ class DaskCrew:
                 if future.done():
                     raise
                 self._look_for_workers(client)
+                if worker and not any(key in keys for keys in client.processing().values()):
+                    future.cancel()
+                    raise _Unplaced from None
 
     def _look_for_workers(self, client: Client) -> None:
         if client.status != "running":

@@ -133,17 +133,24 @@ def kill_in_the_act(crew: DaskCrew, worker, address: str) -> None:  # type: igno
 
 
 @pytest.mark.drill
-def test_a_cluster_without_workers_and_one_without_scheduler_end_in_one_clear_error(
+def test_a_cluster_that_is_replaced_goes_on_and_one_that_is_gone_is_one_clear_error(
     site: Site, dask: DaskProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "LOOK_S", 0.2)
     with pytest.raises(ClusterError, match=f"the scheduler at {dask.address} has no worker: start `dask worker"):
         DaskCrew(dask.address, site.work, TOLD.append, connect_s=1)
     worker = dask.start_worker("a")
-    crew = DaskCrew(dask.address, site.work, TOLD.append, no_worker_s=0.5, connect_s=5)
+    crew = DaskCrew(dask.address, site.work, TOLD.append, connect_s=5)
     (cell, other, *_) = site.build.plan.cells
-    assert crew.build(cell, None).cell_id == cell.cell_id
     worker.kill()
+    worker.wait()
+    with ThreadPoolExecutor(1) as threads:  # the only one is replaced while a cell waits for it
+        built = threads.submit(crew.build, cell, dask.address_of("a"))
+        wait_for(lambda: crew._client.futures, 10)  # type: ignore[union-attr]
+        worker = dask.start_worker("b")
+        assert built.result().cell_id == cell.cell_id
+    worker.kill()
+    crew._no_worker_s = 0.5
     with pytest.raises(ClusterError, match="has had no worker for 0 s"):
         crew.build(other, "tcp://127.0.0.1:1")
     crew._connect_s = 1
