@@ -7,7 +7,7 @@ WORK ?= work
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-real server status test test-remote bench lint format lock clean
+.PHONY: help demo demo-real server status test drills test-remote bench lint format lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ status: $(VENV)/.installed  ## Server, workers, last runs, datasets, scores; fai
 
 test: $(VENV)/.installed  ## The whole test suite
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+drills: $(VENV)/.installed  ## Servers, workers and databases as processes, killed in mid-build; PostgreSQL and Redis must be installed
+	$(BIN)/pytest -m 'drill and not slow' --durations=0 -rs
 
 test-remote: $(VENV)/.installed  ## Whether the real SDSS servers are as this software takes them to be, in a minute
 	$(BIN)/pytest tests/remote -m remote_data --tb=line --durations=0

@@ -11,6 +11,7 @@ of docker/compose.yaml is: as the image's user, on a root that cannot be written
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import re
@@ -196,7 +197,7 @@ class Machine:
 
 def read_stages(file: Path, build_arguments: dict[str, str]) -> dict[str, Stage]:
     """The stages of a Dockerfile by name."""
-    parser = DockerfileParser(fileobj=file.open("r+b"))
+    parser = DockerfileParser(fileobj=io.BytesIO(file.read_bytes()))
     stages: dict[str, Stage] = {}
     before: dict[str, str] = {}
     stage: Stage | None = None

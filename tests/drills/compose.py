@@ -27,13 +27,23 @@ def services() -> dict[str, dict[str, Any]]:
 
 def command_of(service: str, replacements: dict[str, str]) -> list[str]:
     """The command of a service, with what is different where there are no containers."""
-    words = []
-    for word in services()[service]["command"]:
+    return _replaced(services()[service]["command"], replacements)
+
+
+def health_check_of(service: str, replacements: dict[str, str]) -> list[str]:
+    """The command that tells whether a service is healthy."""
+    kind, *words = services()[service]["healthcheck"]["test"]
+    return _replaced(["sh", "-c", *words] if kind == "CMD-SHELL" else words, replacements)
+
+
+def _replaced(words: list[str], replacements: dict[str, str]) -> list[str]:
+    found = []
+    for word in words:
         text = str(word).replace("$$", "$")
         for old, new in replacements.items():
             text = text.replace(old, new)
-        words.append(text)
-    return words
+        found.append(text)
+    return found
 
 
 def environment_of(service: str, replacements: dict[str, str]) -> dict[str, str]:

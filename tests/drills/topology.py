@@ -14,7 +14,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, Final, Self
 
-from tests.drills.compose import PROJECT, command_of, environment_of
+from tests.drills.compose import PROJECT, command_of, environment_of, health_check_of
 from tests.drills.processes import Started, answers, run, wait_for
 from tests.drills.server import MARK, Server
 
@@ -59,6 +59,18 @@ class Topology(Server):
         """Run a command to its end, as in a container of the service `worker`; what it printed."""
         return run(name, with_secrets(command), self.environment_of("worker", **more), PROJECT)
 
+    def says_it_is_healthy(self, service: str) -> bool:
+        """Whether the health check of a service says so."""
+        port = str(WORKER_PORTS.get(service, API_PORT))
+        different = {
+            "/run/secrets": str(self.secrets),
+            "redis-cli": f"redis-cli -p {REDIS_PORT}",
+            "8080": port,
+            "4200": port,
+        }
+        command = health_check_of(service, different)
+        return subprocess.run(command, env=self.environment(), capture_output=True, check=False).returncode == 0
+
     def start_server(self) -> None:
         """Start the server and wait until it answers; again after it was killed."""
         wait_for("its port to be free", lambda: not answers(API_PORT), 10)
@@ -66,15 +78,14 @@ class Topology(Server):
 
     def start_worker(self, service: str) -> Started:
         """Start a worker, one that asks for work more often, and wait until it says that it is healthy."""
-        port = WORKER_PORTS[service]
         worker = self.start(
             service,
             PREFECT_WORKER_WEBSERVER_HOST="127.0.0.1",
-            PREFECT_WORKER_WEBSERVER_PORT=str(port),
+            PREFECT_WORKER_WEBSERVER_PORT=str(WORKER_PORTS[service]),
             PREFECT_WORKER_QUERY_SECONDS="2",
             PREFECT_FLOWS_HEARTBEAT_FREQUENCY="30",
         )
-        wait_for(f"{service} to answer", lambda: answers(port), 60, worker)
+        wait_for(f"{service} to be healthy", lambda: self.says_it_is_healthy(service), 60, worker)
         return worker
 
     def start_postgres(self) -> None:
@@ -114,7 +125,7 @@ class Topology(Server):
         command = command_of("redis", {"/run/secrets": str(self.secrets), "redis-server -": listen})
         environment = {"PATH": os.environ["PATH"], MARK: str(self.folder)}
         process = self.start_process("redis", command, environment, folder=self.folder)
-        wait_for("Redis", lambda: answers(REDIS_PORT), 20, process)
+        wait_for("Redis", lambda: self.says_it_is_healthy("redis"), 20, process)
 
     def __enter__(self) -> Self:
         for port in (POSTGRES_PORT, REDIS_PORT, API_PORT):
@@ -124,8 +135,9 @@ class Topology(Server):
             self.start_redis()
             migrate = with_secrets(command_of("migrate", {}))
             run("migrate", migrate, self.environment_of("migrate"), PROJECT)
-            self.start("services")
+            services = self.start("services")
             self.start_server()
+            wait_for("the services", lambda: self.says_it_is_healthy("services"), 60, services)
         except BaseException:
             self.stop()
             raise
