@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -23,18 +24,27 @@ def main(command: list[str]) -> int:
     """Run `command` until it ends or the lifeline breaks; its exit code."""
     # A session of its own: Ctrl-C at a terminal reaches whoever holds the lifeline, who lets go.
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-    threading.Thread(target=_end_with_the_lifeline, args=(process,), daemon=True).start()
+    when_let_go(lambda: _end(process.pid))
     code = process.wait()
     _signal(process.pid, signal.SIGKILL)  # what the command has left behind
     return code
 
 
-def _end_with_the_lifeline(process: subprocess.Popen[bytes]) -> None:
-    while os.read(sys.stdin.fileno(), 1024):
-        pass
-    _signal(process.pid, signal.SIGTERM)
+def when_let_go(end: Callable[[], None]) -> None:
+    """Call `end`, from a thread of its own, once whoever started this process has closed its standard input or died."""
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
+        end()
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+def _end(group: int) -> None:
+    _signal(group, signal.SIGTERM)
     time.sleep(GRACE_S)
-    _signal(process.pid, signal.SIGKILL)
+    _signal(group, signal.SIGKILL)
 
 
 def _signal(group: int, number: int) -> None:

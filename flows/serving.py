@@ -20,7 +20,7 @@ from flows.artifacts import REPORTS_URL
 from flows.children import WAIT_S, Children, Say
 from flows.pages import REPORTS_PORT, serving_reports
 from flows.recovery import EVERY_S, Watcher
-from flows.setup import POOLS, SetUp, set_up
+from flows.setup import ALERT_URL, ALERT_URL_FILE, POOLS, SetUp, set_up
 from pipeline.errors import ConfigError
 from pipeline.naming import reports_dir
 
@@ -104,8 +104,15 @@ def _keep_going(site: Site, children: Children, watcher: Watcher, stop: threadin
 
 
 def _environment(site: Site, reports: str) -> dict[str, str]:
-    own = {"PREFECT_API_URL": site.api_url, "PYTHONUNBUFFERED": "1", "S82_ROOT": str(site.root.absolute())}
-    return {**os.environ, REPORTS_URL: os.environ.get(REPORTS_URL, reports), **own}
+    """What the processes find in theirs: ours, without the address for alerts, which only the server needs to know."""
+    kept = {name: value for name, value in os.environ.items() if name not in (ALERT_URL, ALERT_URL_FILE)}
+    own = {"PREFECT_API_URL": site.api_url, "PYTHONUNBUFFERED": "1"}
+    defaults = {
+        REPORTS_URL: reports,
+        # Else any page that a browser on this machine shows could start runs.
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{site.port},http://localhost:{site.port}",
+    }
+    return defaults | kept | own
 
 
 def _worker(pool: str) -> list[str]:

@@ -293,7 +293,7 @@ def _of_pools(pools: Sequence[Pool]) -> Iterable[Trouble]:
             )
         elif pool.late and not pool.workers:
             yield Trouble(
-                what=f"{pool.late} runs wait for the work pool {pool.name}, and no worker is online",
+                what=f"nobody works for the work pool {pool.name}, and runs of it are late: {pool.late}",
                 do=f"start one: `make server`, or `prefect worker start --pool {pool.name}` on another machine",
             )
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Final, Literal
 
 import torch
 from prefect import get_run_logger
 
 from flows.lifeline import GRACE_S
+from model.distributed import STORE_VARIABLE
 from model.errors import TrainingError
 
 Say = Callable[[str], None]
@@ -43,8 +47,12 @@ def run_torchrun(
     """
     say = say or get_run_logger().info
     last: deque[str] = deque(maxlen=REMEMBERED_LINES)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    with _holding([*command, "-m", "s82", word, *arguments]) as process:
+    with (
+        TemporaryDirectory(prefix="s82-") as folder,
+        _holding(
+            [*_torchrun(processes, Path(folder)), "-m", "s82", word, *arguments], _in_private(Path(folder))
+        ) as process,
+    ):
         told = threading.Thread(target=_pass_on, args=(process.stderr, say, last), daemon=True)
         told.start()
         printed = process.stdout.read() if process.stdout else ""
@@ -55,12 +63,32 @@ def run_torchrun(
     return printed.strip()
 
 
+def _torchrun(processes: int, folder: Path) -> list[str]:
+    """As `--standalone`, but its processes meet in a file of `folder` and not at a port."""
+    meeting = ["--rdzv-backend=c10d", "--rdzv-conf=store_type=file", f"--rdzv-endpoint={folder / 'meeting'}"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={processes}"]
+    return [*torchrun, *meeting, f"--rdzv-id={folder.name}"]
+
+
+def _in_private(folder: Path) -> dict[str, str]:
+    """Variables with which nothing of `torch.distributed` listens beyond this machine; it would on all interfaces."""
+    loopback = "lo" if sys.platform == "linux" else "lo0"
+    return {
+        STORE_VARIABLE: str(folder / "store"),
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        "GLOO_SOCKET_IFNAME": loopback,
+        "NCCL_SOCKET_IFNAME": loopback,
+    }
+
+
 @contextmanager
-def _holding(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+def _holding(command: list[str], variables: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     """A process that ends with this block, or with this process."""
     pipe = subprocess.PIPE
     lifeline = [sys.executable, "-m", "flows.lifeline", *command]
-    process = subprocess.Popen(lifeline, stdin=pipe, stdout=pipe, stderr=pipe, text=True, errors="replace")
+    process = subprocess.Popen(
+        lifeline, stdin=pipe, stdout=pipe, stderr=pipe, text=True, errors="replace", env=os.environ | variables
+    )
     try:
         yield process
     finally:

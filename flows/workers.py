@@ -47,7 +47,7 @@ class WorkerPool(Executor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """As any executor; on a broken pool, on a new one."""
         with self._lock, _ctrl_c_kept_from_new_processes():
-            call = partial(_in_time, self._seconds, fn)
+            call = partial(in_time, self._seconds, fn)
             try:
                 return self._pool.submit(call, *args, **kwargs)
             except BrokenProcessPool:
@@ -80,7 +80,7 @@ def _ctrl_c_kept_from_new_processes() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _in_time(seconds: float, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+def in_time(seconds: float, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Call `fn`, or be ended by the kernel: nothing else reaches a process that hangs in C."""
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:

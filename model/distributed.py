@@ -25,6 +25,9 @@ from model.errors import ModelConfigError
 
 Parallel = Literal["models", "batch"]
 T = TypeVar("T")
+STORE_VARIABLE: Final = "S82_STORE"
+"""Environment variable: a file, not there yet, for `torch.distributed` to keep its keys in. Its server of keys would
+listen on all interfaces, and asks nobody who they are."""
 _PATIENCE: Final = timedelta(days=30)
 """Processes with models of their own wait for each other only at the end."""
 
@@ -102,13 +105,24 @@ def joined(device: str, parallel: Parallel) -> Iterator[Team]:
     if on_gpu:
         _take_gpu(int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]), parallel)
     if on_gpu and parallel == "batch":
-        distributed.init_process_group("nccl", device_id=torch.device("cuda", torch.cuda.current_device()))
+        device_id = torch.device("cuda", torch.cuda.current_device())
+        distributed.init_process_group("nccl", device_id=device_id, **_meeting_place())
     else:
-        distributed.init_process_group("gloo", timeout=_PATIENCE if parallel == "models" else None)
+        patience = _PATIENCE if parallel == "models" else None
+        distributed.init_process_group("gloo", timeout=patience, **_meeting_place())
     try:
         yield Team(distributed.get_rank(), distributed.get_world_size())
     finally:
         distributed.destroy_process_group()
+
+
+def _meeting_place() -> dict[str, Any]:
+    """Where processes of one machine find each other without a port: a file, if `STORE_VARIABLE` names one."""
+    if not (file := os.environ.get(STORE_VARIABLE)):
+        return {}
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = distributed.FileStore(file, size)  # type: ignore[attr-defined]
+    return {"store": store, "rank": rank, "world_size": size}
 
 
 def _take_gpu(local_rank: int, processes: int, parallel: Parallel) -> None:

@@ -58,6 +58,10 @@ class CellTimeout(PipelineError):
     """A cell took longer than anybody wants to wait for it."""
 
 
+class ClusterError(PipelineError):
+    """The workers of a cluster cannot be reached, or would not build the same dataset."""
+
+
 class StorageError(PipelineError):
     """A disk is full, failing or not writable; whatever was whole on it still is."""
 

@@ -6,6 +6,7 @@ Sources: frame-* and photoField data models (https://data.sdss.org/datamodel/), 
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ Layout = Literal["sas-dr8", "das-dr7"]
 _VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}")
 _OBJECT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 N_SHARDS = 100
+CACHE_VARIABLE: Final = "S82_CACHE"
+"""Environment variable: the folder of this machine's downloads."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -232,8 +235,12 @@ def plans_dir(root: Path) -> Path:
 
 
 def cache_dir(root: Path) -> Path:
-    """Directory of files fetched from archives, laid out as the servers lay them out."""
-    return root / "cache"
+    """Directory of files fetched from archives, laid out as the servers lay them out.
+
+    It belongs to one machine. Where several share `root`, each names a folder of its own in S82_CACHE.
+    """
+    own = os.environ.get(CACHE_VARIABLE)
+    return Path(own) if own else root / "cache"
 
 
 def index_path(root: Path, survey: str, fingerprint: str) -> Path:

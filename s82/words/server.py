@@ -94,7 +94,7 @@ def watch_runs(every: float) -> None:
 
 
 def _signals() -> tuple[threading.Event, threading.Event]:
-    """Two events: the first Ctrl-C or SIGTERM sets one, the second the other as well."""
+    """Two events: the first Ctrl-C, SIGTERM or closed terminal sets one, the second the other as well."""
     first, second = threading.Event(), threading.Event()
 
     def asked(_number: int, _frame: FrameType | None) -> None:
@@ -102,6 +102,7 @@ def _signals() -> tuple[threading.Event, threading.Event]:
             second.set()
         first.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, asked)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # else `nohup` was asked for
+            signal.signal(number, asked)
     return first, second

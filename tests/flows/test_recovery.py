@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import httpx
 import pytest
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -107,18 +108,19 @@ def test_what_has_ended_cannot_be_marked_as_crashed_any_more(deployment: UUID) -
     assert state_of(run) == "Completed"
 
 
-def test_a_server_that_is_away_is_complained_of_once() -> None:
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    from flows.recovery import Watcher
+def test_a_server_that_is_away_is_complained_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import recovery
 
     said: list[str] = []
-    watcher = Watcher(said.append)
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+    watcher = recovery.Watcher(said.append)
+
+    def away(**_: Any) -> None:
+        raise httpx.ConnectError("refused\nand more")
+
+    for complaints in (1, 2):
+        with monkeypatch.context() as patch:
+            patch.setattr(recovery, "get_client", away)
+            watcher.look()
+            watcher.look()
+        assert said == ["the server does not answer, lost runs wait: refused"] * complaints
         watcher.look()
-        watcher.look()
-    assert len(said) == 1
-    watcher.look()
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        watcher.look()
-    assert len(said) == 2

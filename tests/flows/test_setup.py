@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = pytest.mark.usefixtures("bare_server")
 ADDRESS = "https://hooks.example.org/services/T000/very-secret"
 
 
@@ -16,24 +15,6 @@ ADDRESS = "https://hooks.example.org/services/T000/very-secret"
 def nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("S82_ALERT_URL", "S82_ALERT_URL_FILE"):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def nothing_of_ours() -> Iterator[None]:
-    """Take away what this test has set up: the server is shared by all tests."""
-    yield
-    from prefect.blocks.webhook import Webhook
-    from prefect.client.orchestration import get_client
-
-    from flows.setup import WEBHOOK, automations_of
-
-    with get_client(sync_client=True) as client:
-        for one in automations_of(client):
-            client.delete_automation(one.id)
-    try:
-        Webhook.delete(f"{WEBHOOK}")
-    except ValueError:
-        return
 
 
 def names() -> list[str]:
@@ -45,7 +26,6 @@ def names() -> list[str]:
         return [one.name for one in automations_of(client)]
 
 
-@pytest.mark.usefixtures("nothing_of_ours")
 def test_twice_is_as_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.client.orchestration import get_client
 
@@ -69,7 +49,6 @@ def test_twice_is_as_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert client.read_global_concurrency_limit_by_name("sdss-archive").limit == 8
 
 
-@pytest.mark.usefixtures("nothing_of_ours")
 def test_what_changed_is_changed_and_what_a_person_decided_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.automations import AutomationCore, DoNothing, EventTrigger
     from prefect.client.orchestration import get_client

@@ -28,7 +28,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_server_with_work_and_no_worker_needs_a_person(prefect_server: None, root: Path) -> None:
+def test_a_server_with_work_and_no_worker_needs_a_person(bare_server: None, root: Path) -> None:
     from prefect import flow
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import State, StateType
@@ -62,7 +62,7 @@ def test_a_server_with_work_and_no_worker_needs_a_person(prefect_server: None, r
         assert deployed.last is not None
         assert (deployed.last.state, deployed.last.message) == ("Failed", "no space")
         said = " ".join(trouble.what for trouble in status.troubles)
-        assert "1 runs wait for the work pool cpu, and no worker is online" in said
+        assert "nobody works for the work pool cpu, and runs of it are late: 1" in said
         assert f"the last run of looked-at, {failed.name}, failed: no space" in said
         for run in (failed, waits):
             client.delete_flow_run(run.id)

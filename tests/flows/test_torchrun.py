@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import subprocess
@@ -9,9 +10,11 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flows.torchrun import _holding as holding
@@ -31,7 +34,10 @@ def test_two_processes_train_and_a_wrong_setting_is_one_clear_error(tmp_path: Pa
     small = ["--set", "model.images=12", "--set", "train.epochs=1", "--set", "train.samples_per_epoch=4"]
     settings = [*small, "--set", "train.batch=4", "--set", "protocol.members=2", "--set", 'device="cpu"', "--fold", "1"]
     said: list[str] = []
-    printed = run_torchrun("train", [str(dataset), str(tmp_path / "run"), *settings, "--json"], 2, say=said.append)
+    with watching_ports() as listening:
+        printed = run_torchrun("train", [str(dataset), str(tmp_path / "run"), *settings, "--json"], 2, say=said.append)
+    assert listening
+    assert {ipaddress.ip_address(host).is_loopback for host in listening} == {True}
     assert {(model["fold"], model["member"]) for model in json.loads(printed)["models"]} == {(1, 0), (1, 1)}
     assert all((step_dir(tmp_path / "run", 1, member, "train") / WEIGHTS_FILE).is_file() for member in range(2))
     assert said
@@ -61,7 +67,7 @@ def test_a_cancelled_flow_takes_its_processes_along() -> None:
     begun: list[int] = []
 
     def train_until_cancelled() -> None:
-        with holding([sys.executable, "-c", SLEEPER]) as process:
+        with holding([sys.executable, "-c", SLEEPER], {}) as process:
             begun.append(int(process.stdout.readline()))  # type: ignore[union-attr]
             threading.Thread(target=pass_on, args=(process.stderr, print, deque()), daemon=True).start()
             raise InterruptedError
@@ -75,6 +81,27 @@ def test_a_command_on_a_lifeline_gives_its_own_exit_code() -> None:
     command = [sys.executable, "-m", "flows.lifeline", sys.executable, "-c", "import sys; sys.exit(7)"]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         assert process.wait(20) == 7
+
+
+@contextmanager
+def watching_ports() -> Iterator[set[str]]:
+    """Addresses at which descendants of this process listen, as long as this goes on."""
+    hosts: set[str] = set()
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.05):
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    hosts.update(one.laddr.ip for one in process.net_connections() if one.status == psutil.CONN_LISTEN)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield hosts
+    finally:
+        over.set()
+        thread.join()
 
 
 def is_running(pid: int) -> bool:
