@@ -37,6 +37,7 @@ class Topology(Server):
         """What a process of `service` finds in its environment."""
         own = self.environment(SECRETS_DIR=str(self.secrets), PREFECT_HOME=str(self.folder / f"prefect-{service}"))
         different = {
+            "HOME": own["PREFECT_HOME"],
             "PREFECT_HOME": own["PREFECT_HOME"],
             "PREFECT_API_URL": self.api,
             "PREFECT_UI_API_URL": self.api,
