@@ -10,8 +10,8 @@ _DEFAULTS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
-    # Pauses of a server and changed files belong in the log of the run that met them.
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "pipeline",
+    # Pauses of a server, changed files and workers of other versions belong in the log of the run that met them.
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "pipeline,flows.cluster",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # OpenMP threads that busy-wait for each other make a training step 80 times slower when other processes want
     # the cores (8.1 s against 0.1 s); waiting briefly costs nothing when they do not.
