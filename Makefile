@@ -7,7 +7,7 @@ WORK ?= work
 export PREFECT_HOME ?= $(CURDIR)/.prefect
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-real test test-remote bench lint format lock clean
+.PHONY: help demo demo-real server status test drills test-remote bench lint format lock clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,8 +24,17 @@ demo: $(VENV)/.installed  ## Simulated archive → dataset → trained ConvEntio
 demo-real: $(VENV)/.installed  ## The same pipeline on real SDSS files: S82_REAL_DATA, else ../shared/sdss
 	$(BIN)/s82 demo-real --root $(WORK)/demo-real
 
+server: $(VENV)/.installed  ## Prefect's server and pages on 127.0.0.1:4200 with a worker per pool, until Ctrl-C; then: prefect deploy --all
+	$(BIN)/s82 server start --root $(WORK)
+
+status: $(VENV)/.installed  ## Server, workers, last runs, datasets, scores; fails if something needs a person
+	@$(BIN)/s82 status --root $(WORK)
+
 test: $(VENV)/.installed  ## The whole test suite
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+drills: $(VENV)/.installed  ## Servers, workers and databases as processes, killed in mid-build; PostgreSQL and Redis must be installed
+	$(BIN)/pytest -m 'drill and not slow' --durations=0 -rs
 
 test-remote: $(VENV)/.installed  ## Whether the real SDSS servers are as this software takes them to be, in a minute
 	$(BIN)/pytest tests/remote -m remote_data --tb=line --durations=0

@@ -10,6 +10,10 @@ _DEFAULTS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
+    # A run that is not heard of is started again (`s82 server setup`): every half minute it says that it lives.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    # Old events, and logs and artifacts of runs that upkeep has removed, are the server's to clear away.
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,orphans",
     # Pauses of a server, changed files and workers of other versions belong in the log of the run that met them.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "pipeline,flows.cluster",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",

@@ -17,6 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 
 from flows.crew import Crew
+from flows.logs import about
 from flows.progress import BuildProgress
 from flows.slots import Slots
 from flows.steps import SeveralFailed, worth_retrying
@@ -133,11 +134,12 @@ def build_cells(cells: Sequence[Cell], site: Site) -> None:
             continue
         if site.given_up.is_set():
             raise DatasetError("given up, as the build has failed")
-        try:
-            site.build(cell)
-        except Exception as error:
-            errors[cell.cell_id] = site.errors[cell.cell_id] = error
-            _report(cell, error)
+        with about(cell=cell.cell_id):
+            try:
+                site.build(cell)
+            except Exception as error:
+                errors[cell.cell_id] = site.errors[cell.cell_id] = error
+                _report(cell, error)
     if errors:
         raise SeveralFailed({f"cell {cell_id}": error for cell_id, error in errors.items()})
 

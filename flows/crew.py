@@ -79,7 +79,7 @@ class LocalCrew:
         work = self._work
         fetch_cell(
             cell, work.survey, self._archive, work.building,
-            standards_sha256=work.standards_sha256, connections=work.connections,
+            standards_sha256=work.standards_sha256, connections=work.connections, progress=self._tell,
         )  # fmt: skip
         return None
 

@@ -23,11 +23,14 @@ class BuildProgress:
         self._started = time.monotonic()
         self._last = self._started
         self._latest: dict[str, CellProgress] = {}
+        self._bytes: dict[str, int] = {}
         self._finished: set[str] = set()
 
     def frame_done(self, progress: CellProgress) -> None:
         """Take note of one frame of one cell."""
         with self._lock:
+            before = self._bytes.get(progress.cell_id, 0)
+            self._bytes[progress.cell_id] = max(before, progress.bytes_fetched)  # fetched ahead, it is cut without
             self._latest[progress.cell_id] = progress
             now = time.monotonic()
             if now - self._last >= SECONDS_BETWEEN_LINES:
@@ -51,7 +54,7 @@ class BuildProgress:
 
     def _line(self, now: float) -> str:
         done = sum(progress.frames_done for progress in self._latest.values())
-        megabytes = sum(progress.bytes_fetched for progress in self._latest.values()) / 1e6
+        megabytes = sum(self._bytes.values()) / 1e6
         thumbnails = sum(progress.thumbnails for progress in self._latest.values())
         elapsed = now - self._started
         left = f"{elapsed / done * (self._frames - done):.0f} s left" if done else "starting"

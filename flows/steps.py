@@ -10,6 +10,7 @@ from prefect import State, Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 
+from flows import logs
 from pipeline.errors import ArchiveError, ChangedUpstream, PipelineError, WorkerDied
 
 P = ParamSpec("P")
@@ -65,3 +66,4 @@ class _WithoutTraceback(logging.Filter):
 
 for _name in ("prefect.flow_runs", "prefect.task_runs"):
     logging.getLogger(_name).addFilter(_WithoutTraceback())
+logs.start()

@@ -201,9 +201,14 @@ LOCKS_FOLDER = ".locks"
 LEDGER_FILE = "ledger.sqlite"
 
 
+def datasets_dir(root: Path) -> Path:
+    """Directory of all surveys' datasets."""
+    return root / "datasets"
+
+
 def survey_dir(root: Path, survey: str) -> Path:
     """Directory of all versions of a survey's dataset."""
-    return root / "datasets" / survey
+    return datasets_dir(root) / survey
 
 
 def building_dir(root: Path, survey: str, build: str) -> Path:
@@ -251,6 +256,11 @@ def reports_dir(root: Path) -> Path:
 def report_path(root: Path, name: str) -> Path:
     """The page about a dataset, by its id, or about a run, by its name."""
     return reports_dir(root) / f"{name}.html"
+
+
+def logs_dir(root: Path) -> Path:
+    """Directory of structured logs, a file per day."""
+    return root / "logs"
 
 
 def root_of_dataset(version: Path) -> Path:

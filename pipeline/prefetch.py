@@ -6,12 +6,13 @@ while it fetches, and others fetch while it cuts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from pipeline.archive import Archive
-from pipeline.cells import read_marker, why_not_done
+from pipeline.cells import CellProgress, read_marker, why_not_done
 from pipeline.cellstars import detection_uses
 from pipeline.errors import BadPayload, NotInArchive
 from pipeline.fetching import uses
@@ -21,11 +22,19 @@ from pipeline.survey import SurveyConfig
 
 
 def fetch_cell(
-    cell: Cell, survey: SurveyConfig, archive: Archive, dataset: Path, *, standards_sha256: str, connections: int
+    cell: Cell,
+    survey: SurveyConfig,
+    archive: Archive,
+    dataset: Path,
+    *,
+    standards_sha256: str,
+    connections: int,
+    progress: Callable[[CellProgress], None] | None = None,
 ) -> int:
     """Fetch every file of a cell that is not done into the cache of `archive`; how many there are.
 
-    Files that the archive does not have are no error here: `build_cell` counts them.
+    After each of them `progress` is told how many bytes came over the network; no frame is cut yet. Files that the
+    archive does not have are no error here: `build_cell` counts them.
 
     Raises
     ------
@@ -35,11 +44,17 @@ def fetch_cell(
     if why_not_done(read_marker(dataset, cell.cell_id), cell, standards_sha256, survey, archive) is None:
         return 0
     files = sorted(uses(cell, survey) + detection_uses(cell, survey))
-    for _ in in_threads((partial(_fetch, archive, *file) for file in files), at_once=connections):
-        pass
+    total, n_bytes = len(cell.visits) * len(survey.thumbnails.bands), 0
+    for fetched in in_threads((partial(_fetch, archive, *file) for file in files), at_once=connections):
+        n_bytes += fetched
+        if progress:
+            progress(CellProgress(cell.cell_id, 0, total, n_bytes, 0))
     return len(files)
 
 
-def _fetch(archive: Archive, name: str, path: str) -> None:
+def _fetch(archive: Archive, name: str, path: str) -> int:
+    """How many bytes came over the network."""
     with suppress(NotInArchive, BadPayload):
-        archive.fetch(name, path)
+        file = archive.fetch(name, path)
+        return 0 if file.from_cache else file.n_bytes
+    return 0

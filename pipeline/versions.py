@@ -176,6 +176,18 @@ def _records(survey_folder: Path) -> list[Record]:
     return [record for name in names if (record := read_record(survey_folder / name)) is not None]
 
 
+def gone(survey_folder: Path) -> list[str]:
+    """Names of the versions that were published once and are not here any more, in order.
+
+    Raises
+    ------
+    DatasetError
+        A record of the history is damaged.
+    """
+    records = sorted(_records(survey_folder), key=lambda record: record.number)
+    return [record.version for record in records if not (survey_folder / record.version).exists()]
+
+
 def write_record(
     survey_folder: Path, version: str, parent: str | None, seconds: Mapping[str, float], plan: str = ""
 ) -> Record:

@@ -33,6 +33,9 @@ WORDS = {
     "classify": "Say which class each object of a file, folder or dataset is, by trained models.",
     "model": "Describe the network; export a trained one, print its card.",
     "report": "Write the HTML page of a dataset, with a run if given.",
+    "server": "Run a Prefect server with workers here, or set one up.",
+    "status": "Server, workers, last runs, datasets and scores; exit code 1 if something needs a person.",
+    "upkeep": "Clear away old versions, runs, downloads, logs and reports (flow upkeep).",
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.archive import Archive
 from pipeline.build import Build, exclusive, prepare
-from pipeline.cells import CellResult, build_cell
+from pipeline.cells import CellProgress, CellResult, build_cell
 from pipeline.errors import BeingBuilt, CellTimeout
 from pipeline.manifest import open_dataset
 from pipeline.naming import cache_dir
@@ -36,13 +36,18 @@ def test_a_cell_that_was_fetched_is_cut_without_another_request(tiny_archive: Pa
         with Archive(survey.archives, cache_dir(tmp_path), IMPATIENT) as archive, ThreadPoolExecutor(2) as executor:
             planned = prepare(survey, tmp_path, archive)
             (cell,) = planned.plan.cells
+            told: list[CellProgress] = []
 
             def fetch() -> int:
-                sha256 = planned.standards_sha256
-                return fetch_cell(cell, survey, archive, planned.building, standards_sha256=sha256, connections=2)
+                return fetch_cell(
+                    cell, survey, archive, planned.building,
+                    standards_sha256=planned.standards_sha256, connections=2, progress=told.append,
+                )  # fmt: skip
 
             n_files = fetch()
             asked = len(server.requests)
+            assert told[-1].bytes_fetched == max(one.bytes_fetched for one in told) > 1e6
+            assert {one.frames_done for one in told} == {0}
             assert n_files > len(frames_asked(server)) > 10
             result = build_cell(cell, survey, archive, executor, planned.building, workers=2)
             assert fetch() == 0  # it is done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,10 @@ def test_a_deployment_has_the_name_and_the_parameters_of_its_flow(deployment: di
     assert "Parameters\n" not in flow.description
     then = deployment.get("parameters", {}).get("then")
     assert then is None or then.split("/")[1] in NAMES
+
+
+def test_deployments_have_the_version_of_the_package() -> None:
+    assert {one["version"] for one in DEPLOYMENTS} == {version("stripe82-convention")}
 
 
 def test_training_is_never_taken_by_a_worker_without_a_gpu() -> None:
