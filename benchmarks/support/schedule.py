@@ -38,7 +38,7 @@ class Cluster:
     per_cell
         Connections of a cell that is fetched.
     log_spread
-        Of the time that cells take, as a factor, in its logarithm.
+        Of the time that cells take, as a factor, in its logarithm; its mean is 1.
     stragglers, slower
         Part of the cells that take so many times as long.
     hours_between_deaths
@@ -75,7 +75,7 @@ def simulate(cells: Sequence[CellCost], cluster: Cluster, *, batch: int = 1, see
     clock, outcome, rng = simpy.Environment(), Outcome(), np.random.default_rng(seed)
     turns = simpy.Resource(clock, max(1, cluster.connections // cluster.per_cell))
     workers = simpy.Resource(clock, cluster.workers)
-    factors = np.exp(rng.normal(0, cluster.log_spread, len(cells))) * np.where(
+    factors = rng.lognormal(-(cluster.log_spread**2) / 2, cluster.log_spread, len(cells)) * np.where(
         rng.random(len(cells)) < cluster.stragglers, cluster.slower, 1.0
     )
     costs = [CellCost(cell.megabytes, cell.core_s * factor) for cell, factor in zip(cells, factors, strict=True)]
