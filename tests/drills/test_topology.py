@@ -67,7 +67,7 @@ def test_a_build_whose_worker_and_server_die_completes_by_itself_and_is_trained_
 
 def set_up(topology: Topology) -> None:
     """What the service `setup` does first, but with less patience for runs that are silent."""
-    command = f"from flows.setup import set_up; print(set_up(silent_s={SILENT_S}))"
+    command = f"from flows.operation.setup import set_up; print(set_up(silent_s={SILENT_S}))"
     topology.run("set-up", ["python", "-c", command])
 
 
