@@ -1,7 +1,7 @@
 """What Prefect costs a build: a second here and there, and some milliseconds for each task, against what cells take.
 
-Cells that do nothing go through the very code of the flows (`flows.cells.build_all`, on the embedded server): how much
-more a run with more of them takes is the cost of a task, in processor time of flow and server together. Then a
+Cells that do nothing go through the very code of the flows (`flows.crews.cells.build_all`, on the embedded server): how
+much more a run with more of them takes is the cost of a task, in processor time of flow and server together. Then a
 simulated archive is built by the flow `build-dataset` and by the same functions without Prefect. Last, what both come
 to in a build of the whole `sdss-sn`, whose cells take what `s82 plan` counts, planned from a synthetic exposure index.
 """
@@ -74,9 +74,9 @@ def idle_s(n_cells: int) -> tuple[float, float]:
     from prefect import flow
     from prefect.task_runners import ThreadPoolTaskRunner
 
-    from flows.cells import Site, build_all
+    from flows.crews.cells import Site, build_all
+    from flows.crews.slots import Slots
     from flows.progress import BuildProgress
-    from flows.slots import Slots
 
     cells = [cast(Cell, SimpleNamespace(cell_id=f"cell-{number:05d}")) for number in range(n_cells)]
 
@@ -126,7 +126,7 @@ def by_flow(tree: Path, root: Path, survey: str) -> dict[str, float]:
 
 def by_functions(tree: Path, root: Path, survey_name: str) -> dict[str, float]:
     """The same by the same functions, without Prefect."""
-    from flows.crew import CellWork, crew_for
+    from flows.crews.crew import CellWork, crew_for
     from flows.progress import Stopwatch
 
     clock = Stopwatch()
@@ -174,7 +174,7 @@ def measure(folder: Path, *, quick: bool) -> dict[str, float]:
 
 def projection(result: dict[str, float]) -> dict[str, float]:
     """What starting, a run and its tasks come to in a whole `sdss-sn`, in percent of the time that it takes."""
-    from flows.cells import MOST_TASKS
+    from flows.crews.cells import MOST_TASKS
 
     plan, _ = plan_sdss_sn()
     cells = [cost_of(cell) for cell in plan.cells]

@@ -31,10 +31,10 @@ from typing import Any
 from benchmarks.support.daskcluster import DaskProcesses, wait_for
 from benchmarks.support.nightsky import cost_of, plan_sdss_sn
 from benchmarks.support.schedule import CellCost, Cluster, Outcome, least_hours, simulate
-from flows.cells import MOST_TASKS
-from flows.cluster import DaskCrew
-from flows.crew import CellWork, Crew, LocalCrew
-from flows.workers import worker_pool
+from flows.crews.cells import MOST_TASKS
+from flows.crews.cluster import DaskCrew
+from flows.crews.crew import CellWork, Crew, LocalCrew
+from flows.crews.workers import worker_pool
 from pipeline.archive import Archive
 from pipeline.build import Build, open_archive, prepare
 from pipeline.costs import CUT_CPU_S

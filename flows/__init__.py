@@ -15,7 +15,7 @@ _DEFAULTS = {
     # Old events, and logs and artifacts of runs that upkeep has removed, are the server's to clear away.
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,orphans",
     # Pauses of a server, changed files and workers of other versions belong in the log of the run that met them.
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "pipeline,flows.cluster",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "pipeline,flows.crews.cluster",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # OpenMP threads that busy-wait for each other make a training step 80 times slower when other processes want
     # the cores (8.1 s against 0.1 s); waiting briefly costs nothing when they do not.

@@ -18,8 +18,8 @@ class TooManyAttempts(PipelineError):
 def check_attempts() -> None:
     """Refuse to begin a run once more that has been lost again and again.
 
-    A run whose process was lost is put back on the schedule (`flows.recovery`), and a worker takes it up again. One
-    that has its process killed for want of memory would go on like that for ever.
+    A run whose process was lost is put back on the schedule (`flows.operation.recovery`), and a worker takes it up
+    again. One that has its process killed for want of memory would go on like that for ever.
 
     Raises
     ------

@@ -21,12 +21,12 @@ from flows.artifacts import (
     tag_this_run,
 )
 from flows.attempts import check_attempts
-from flows.cells import Site, build_all, too_many
-from flows.crew import CellWork, crew_for
+from flows.crews.cells import Site, build_all, too_many
+from flows.crews.crew import CellWork, crew_for
+from flows.crews.slots import Slots, slots_for
 from flows.forms import described
 from flows.handover import check_next, say_published, start_next
 from flows.progress import BuildProgress, Stopwatch
-from flows.slots import Slots, slots_for
 from flows.steps import step
 from pipeline.archive import Archive
 from pipeline.build import Build, exclusive, open_archive, prepare

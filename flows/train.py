@@ -15,10 +15,10 @@ from prefect.runtime import flow_run
 
 from flows.artifacts import can_draw, link_page, link_run, show_pictures, show_rows
 from flows.attempts import check_attempts
+from flows.crews.torchrun import gpus_here, run_torchrun
 from flows.forms import described
 from flows.handover import Finished, check_next, say_finished, start_next
 from flows.steps import step
-from flows.torchrun import gpus_here, run_torchrun
 from model.config import preset
 from model.distributed import Parallel
 from model.errors import RunError

@@ -18,7 +18,7 @@ from benchmarks.support.files import FIRST_EPOCH, LEGACY, SECOND_EPOCH, FrameFil
 from benchmarks.support.matching import Match
 from benchmarks.support.simulated import COMPARED_STARS, KERNELS, from_reproject, noise_factors
 from benchmarks.support.stars import centroids, circle_sums, spread
-from flows.workers import worker_pool
+from flows.crews.workers import worker_pool
 from pipeline.bands import BAND_ID, BANDS, Band
 from pipeline.build import open_archive, prepare, publish
 from pipeline.calibrate import read_calibration

@@ -1,6 +1,6 @@
 """How long a build takes with many workers, by a simulation of its schedule: the same queues, with clocks for cells.
 
-As in `flows.cells`: as many batches are at work as the crew has room for; each goes through its cells one
+As in `flows.crews.cells`: as many batches are at work as the crew has room for; each goes through its cells one
 by one, and each cell waits for its turn at the archive, is fetched, waits for a worker, and is cut.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import simpy
 
-from flows.cluster import room_for
+from flows.crews.cluster import room_for
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from typing import Final
 import numpy as np
 
 from benchmarks.support.files import FrameFiles, random_places
-from flows.workers import worker_pool
+from flows.crews.workers import worker_pool
 from pipeline.cutting import FrameJob, cut_frame
 from pipeline.naming import parse_frame_file
 from pipeline.survey import ThumbnailConfig

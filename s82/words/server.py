@@ -13,7 +13,7 @@ import click
 from s82.output import as_json, root_option, show, stderr_line
 
 if TYPE_CHECKING:
-    from flows.serving import Workers
+    from flows.operation.serving import Workers
 
 
 @click.group("server")
@@ -40,7 +40,7 @@ def start(root: str, port: int, reports_port: int, workers: Workers) -> None:
     A Prefect server that answers at the port already is used. Set PREFECT_API_DATABASE_CONNECTION_URL for PostgreSQL
     in place of SQLite, S82_ALERT_URL or S82_ALERT_URL_FILE for a webhook that is told of failed and late runs.
     """
-    from flows.serving import Site, serve
+    from flows.operation.serving import Site, serve
 
     stop, at_once = _signals()
     serve(Site(Path(root), port, reports_port, workers), click.echo, stop, at_once=at_once)
@@ -65,7 +65,7 @@ def setup(archive_slots: int | None, refresh_within: float, as_json: bool) -> No
     Doing it again brings them up to date. S82_ALERT_URL, or the file that S82_ALERT_URL_FILE names, is the webhook
     that is told of failed, crashed and late runs.
     """
-    from flows.setup import set_up
+    from flows.operation.setup import set_up
 
     done = set_up(archive_slots=archive_slots, refresh_within_h=refresh_within)
     if as_json:
@@ -85,8 +85,8 @@ def watch_runs(every: float) -> None:
 
     `s82 server start` does that itself; this is for a server that was started otherwise.
     """
-    from flows.recovery import watch
-    from flows.setup import server_url
+    from flows.operation.recovery import watch
+    from flows.operation.setup import server_url
 
     stop, _ = _signals()
     click.echo(f"watching the runs of {server_url()}")

@@ -12,7 +12,7 @@ import click
 from s82.output import as_json, root_option, show, table
 
 if TYPE_CHECKING:
-    from flows.status import Deployed, Status
+    from flows.operation.status import Deployed, Status
 
 
 @click.command("status")
@@ -23,7 +23,7 @@ def command(root: str, as_json: bool) -> None:
 
     PREFECT_API_URL names the server; without it, the one that `s82 server start` starts is asked.
     """
-    from flows.status import look
+    from flows.operation.status import look
 
     status = look(Path(root))
     if as_json:

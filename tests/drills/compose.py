@@ -48,5 +48,6 @@ def _replaced(words: list[str], replacements: dict[str, str]) -> list[str]:
 
 def environment_of(service: str, replacements: dict[str, str]) -> dict[str, str]:
     """The environment of a service, with other values for some of its variables; each must be there."""
-    variables = {name: str(value) for name, value in services()[service]["environment"].items()}
+    variables: dict[str, str] = services()[service]["environment"]
+    assert all(isinstance(value, str) for value in variables.values()), variables
     return variables | {name: value for name, value in replacements.items() if name in variables}

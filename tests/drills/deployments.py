@@ -19,7 +19,8 @@ SHORT: Final = {
     "protocol": {"validation_fraction": 0},
 }
 """Training that takes seconds."""
-FINAL: Final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+FINAL: Final = ("COMPLETED", "FAILED", "CANCELLED")
+"""Not CRASHED: such a run is taken up again."""
 
 
 def small_cells(folder: Path) -> Path:

@@ -54,9 +54,9 @@ class Server:
         self.running[name] = process
         return process
 
-    def run(self, name: str, command: list[str], **more: str) -> str:
+    def run(self, name: str, command: list[str], *, seconds: float = 120, **more: str) -> str:
         """Run a command to its end, as a person at this machine does; what it printed."""
-        return run(name, command, self.environment(**more), PROJECT)
+        return run(name, command, self.environment(**more), PROJECT, seconds)
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """What the API answers: to GET, or to POST where there is a body."""

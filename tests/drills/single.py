@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Final, Self
+from pathlib import Path
+from typing import Self
 
-from tests.drills.processes import answers, wait_for
+from tests.drills.processes import free_port, wait_for
 from tests.drills.server import Server
-
-PORT: Final = 4360
-REPORTS_PORT: Final = 4361
 
 
 class SingleServer(Server):
     """`s82 server start`."""
 
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        super().__init__(folder, self.port)
+
     def __enter__(self) -> Self:
-        assert not answers(PORT), f"port {PORT} of 127.0.0.1 is taken; the drills need it"
         command = ["s82", "server", "start", "--root", str(self.folder / "work"), "--workers", "cpu"]
-        ports = ["--port", str(PORT), "--reports-port", str(REPORTS_PORT)]
+        ports = ["--port", str(self.port), "--reports-port", "0"]
         settings = {"PREFECT_WORKER_QUERY_SECONDS": "2"}
         try:
             server = self.start_process("s82-server", [*command, *ports], self.environment(**settings))

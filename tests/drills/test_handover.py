@@ -18,7 +18,7 @@ from pipeline.simulate.server import ArchiveServer, Fault
 from tests.drills.deployments import begin_run, deploy, end_of, runs_of, small_deployments
 from tests.drills.processes import Started, wait_for
 from tests.drills.server import drill_folder
-from tests.drills.single import PORT, SingleServer
+from tests.drills.single import SingleServer
 
 pytestmark = pytest.mark.drill
 
@@ -32,7 +32,7 @@ def archive(tiny_archive: Path) -> Iterator[ArchiveServer]:
 @pytest.fixture(scope="module")
 def server(archive: ArchiveServer) -> Iterator[SingleServer]:
     """Its deployments build the survey `tiny`; nobody trains, so runs of train-model stay scheduled."""
-    with drill_folder() as folder, SingleServer(folder, PORT) as running:
+    with drill_folder() as folder, SingleServer(folder) as running:
         deploy(running, small_deployments(folder, "tiny", archive.url))
         yield running
 
@@ -84,7 +84,7 @@ def check_version_after(server: SingleServer, version: Path, tasks: int, alive: 
     """Hand a new version over after so many task runs; whether or not the event gets through, one training starts."""
     new = another_version(version, f"after-{tasks}")
     command = ["python", "-m", "tests.drills.many_tasks", str(tasks), str(new)]
-    server.run(f"{tasks} tasks", command)
+    server.run(f"{tasks} tasks", command, seconds=120 + tasks / 5)
     assert len(trainings(server, new)) == 1
     came = wait_unless_lost(server, new, alive, seconds=30 + tasks / 20)
     print(f"after {tasks} tasks the event {'came' if came else 'was lost'}")  # noqa: T201  (for `pytest -rP`)

@@ -148,7 +148,7 @@ def house(tmp_path: Path, receiver: Receiver) -> Iterator[House]:
 
 def deploy(house: House) -> list[UUID]:
     """The flow above, for the pool `cpu`, and for `gpu`, which has no worker; with less patience than is usual."""
-    from flows.setup import set_up
+    from flows.operation.setup import set_up
 
     (house.folder / "waits.py").write_text(FLOW)
     with house.client() as client:

@@ -12,59 +12,56 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from tests.drills.compose import PROJECT, command_of, environment_of, health_check_of
-from tests.drills.processes import Started, answers, run, wait_for
+from tests.drills.processes import Started, answers, free_port, run, wait_for
 from tests.drills.server import MARK, Server
-
-POSTGRES_PORT: Final = 4350
-REDIS_PORT: Final = 4351
-API_PORT: Final = 4352
-WORKER_PORTS: Final = {"worker": 4353, "worker-no-gpu": 4354}
-"""Of their health checks."""
 
 
 class Topology(Server):
     """The services of the file; the workers are started by whoever drills."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, API_PORT)
+        self.ports = {name: free_port() for name in ("postgres", "redis", "server", "worker", "worker-no-gpu")}
+        """Those of the workers are of their health checks."""
+        super().__init__(folder, self.ports["server"])
         self.secrets = folder / "secrets"
         make_secrets = ["sh", str(PROJECT / "docker/make-secrets.sh"), str(self.secrets)]
         run("make-secrets", make_secrets, os.environ, PROJECT)
         url = self.secrets / "redis_url"
-        url.write_text(url.read_text().replace("redis:6379", f"127.0.0.1:{REDIS_PORT}"))
+        url.write_text(url.read_text().replace("redis:6379", f"127.0.0.1:{self.ports['redis']}"))
         self.login = (self.secrets / "api_auth").read_text()
 
     def environment_of(self, service: str, **more: str) -> dict[str, str]:
         """What a process of `service` finds in its environment."""
         own = self.environment(SECRETS_DIR=str(self.secrets), PREFECT_HOME=str(self.folder / f"prefect-{service}"))
         different = {
+            "HOME": own["PREFECT_HOME"],
             "PREFECT_HOME": own["PREFECT_HOME"],
             "PREFECT_API_URL": self.api,
             "PREFECT_UI_API_URL": self.api,
             "PREFECT_UI_STATIC_DIRECTORY": str(self.folder / "ui"),
             "PREFECT_SERVER_DATABASE_HOST": "127.0.0.1",
-            "PREFECT_SERVER_DATABASE_PORT": str(POSTGRES_PORT),
+            "PREFECT_SERVER_DATABASE_PORT": str(self.ports["postgres"]),
         }
         return own | environment_of(service, different) | more
 
     def start(self, service: str, **more: str) -> Started:
         """Start the process of a service of the file."""
-        command = command_of(service, {"0.0.0.0": "127.0.0.1", "4200": str(API_PORT)})  # noqa: S104
+        command = command_of(service, {"0.0.0.0": "127.0.0.1", "4200": str(self.ports["server"])})  # noqa: S104
         return self.start_process(service, with_secrets(command), self.environment_of(service, **more))
 
-    def run(self, name: str, command: list[str], **more: str) -> str:
+    def run(self, name: str, command: list[str], *, seconds: float = 120, **more: str) -> str:
         """Run a command to its end, as in a container of the service `worker`; what it printed."""
-        return run(name, with_secrets(command), self.environment_of("worker", **more), PROJECT)
+        return run(name, with_secrets(command), self.environment_of("worker", **more), PROJECT, seconds)
 
     def says_it_is_healthy(self, service: str) -> bool:
         """Whether the health check of a service says so."""
-        port = str(WORKER_PORTS.get(service, API_PORT))
+        port = str(self.ports.get(service, 0))
         different = {
             "/run/secrets": str(self.secrets),
-            "redis-cli": f"redis-cli -p {REDIS_PORT}",
+            "redis-cli": f"redis-cli -p {self.ports['redis']}",
             "8080": port,
             "4200": port,
         }
@@ -73,7 +70,7 @@ class Topology(Server):
 
     def start_server(self) -> None:
         """Start the server and wait until it answers; again after it was killed."""
-        wait_for("its port to be free", lambda: not answers(API_PORT), 10)
+        wait_for("its port to be free", lambda: not answers(self.ports["server"]), 10)
         wait_for("the server's answer", self.is_healthy, 90, self.start("server"))
 
     def start_worker(self, service: str) -> Started:
@@ -81,7 +78,7 @@ class Topology(Server):
         worker = self.start(
             service,
             PREFECT_WORKER_WEBSERVER_HOST="127.0.0.1",
-            PREFECT_WORKER_WEBSERVER_PORT=str(WORKER_PORTS[service]),
+            PREFECT_WORKER_WEBSERVER_PORT=str(self.ports[service]),
             PREFECT_WORKER_QUERY_SECONDS="2",
             PREFECT_FLOWS_HEARTBEAT_FREQUENCY="30",
         )
@@ -104,7 +101,7 @@ class Topology(Server):
         ]  # fmt: skip
         made = subprocess.run(initdb, cwd="/", capture_output=True, text=True, check=False, **how)
         assert made.returncode == 0, made.stderr
-        settings = f"listen_addresses=127.0.0.1 port={POSTGRES_PORT} unix_socket_directories={data} fsync=off"
+        settings = f"listen_addresses=127.0.0.1 port={self.ports['postgres']} unix_socket_directories={data} fsync=off"
         command = [str(programs / "postgres"), "-D", str(data)]
         for setting in settings.split():
             command += ["-c", setting]
@@ -113,23 +110,30 @@ class Topology(Server):
         process = self.start_process(
             "postgres", command, environment, folder=Path("/"), user=user, stop_signal=signal.SIGINT
         )
-        ready = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(POSTGRES_PORT)]
+        ready = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.ports["postgres"])]
         wait_for("PostgreSQL", lambda: subprocess.run(ready, check=False).returncode == 0, 30, process)
         password = (self.secrets / "postgres_password").read_text()
-        createdb = [str(programs / "createdb"), "-h", "127.0.0.1", "-p", str(POSTGRES_PORT), "-U", "prefect", "prefect"]
+        createdb = [
+            str(programs / "createdb"),
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(self.ports["postgres"]),
+            "-U",
+            "prefect",
+            "prefect",
+        ]
         run("createdb", createdb, {"PGPASSWORD": password}, Path("/"))
 
     def start_redis(self) -> None:
         """Start Redis with the very command of the file."""
-        listen = f"redis-server - --port {REDIS_PORT} --bind 127.0.0.1 --dir {self.folder}"
+        listen = f"redis-server - --port {self.ports['redis']} --bind 127.0.0.1 --dir {self.folder}"
         command = command_of("redis", {"/run/secrets": str(self.secrets), "redis-server -": listen})
         environment = {"PATH": os.environ["PATH"], MARK: str(self.folder)}
         process = self.start_process("redis", command, environment, folder=self.folder)
         wait_for("Redis", lambda: self.says_it_is_healthy("redis"), 20, process)
 
     def __enter__(self) -> Self:
-        for port in (POSTGRES_PORT, REDIS_PORT, API_PORT):
-            assert not answers(port), f"port {port} of 127.0.0.1 is taken; the drills need it"
         try:
             self.start_postgres()
             self.start_redis()

@@ -15,8 +15,8 @@ def bare_server(prefect_server: None) -> Iterator[None]:
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 
-    from flows.setup import POOLS, WEBHOOK, automations_of
-    from flows.slots import ARCHIVE_LIMIT
+    from flows.crews.slots import ARCHIVE_LIMIT
+    from flows.operation.setup import POOLS, WEBHOOK, automations_of
 
     yield
     with get_client(sync_client=True) as client:

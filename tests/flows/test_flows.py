@@ -101,7 +101,7 @@ def test_a_failed_build_says_which_cell_and_what_to_do(
 ) -> None:
     """An archive that goes down fails the flow, publishes nothing, and the message names the cell."""
     import flows.build as build
-    import flows.cells as cells
+    import flows.crews.cells as cells
     from pipeline.archive import Archive, Patience
     from pipeline.errors import DatasetError
     from pipeline.naming import cache_dir

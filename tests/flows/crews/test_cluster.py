@@ -23,11 +23,11 @@ from dask.config import set as config_set
 from distributed.security import Security
 
 from benchmarks.support.daskcluster import DaskProcesses, wait_for
-from flows import cellprocess, cellworker, cluster
-from flows.cellprocess import CellProcess
-from flows.cellworker import check_in, ticket_for
-from flows.cluster import DaskCrew
-from flows.crew import CellWork
+from flows.crews import cellprocess, cellworker, cluster
+from flows.crews.cellprocess import CellProcess
+from flows.crews.cellworker import check_in, ticket_for
+from flows.crews.cluster import DaskCrew
+from flows.crews.crew import CellWork
 from pipeline.archive import Archive
 from pipeline.build import Build, prepare
 from pipeline.cells import CellProgress, CellResult, build_cell
@@ -278,7 +278,7 @@ def test_a_cell_process_passes_on_what_the_cell_says(site: Site) -> None:
 def test_a_frame_that_a_decoder_hangs_in_ends_the_process() -> None:
     code = """
 import time
-from flows import cellprocess
+from flows.crews import cellprocess
 cellprocess.LONGEST_CALL_S = 0.1
 cellprocess._Cutter(1).submit(time.sleep, 60).result()
 """

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.workers import WorkerPool, worker_pool
+from flows.crews.workers import WorkerPool, worker_pool
 from pipeline.simulate.server import ArchiveServer, Fault
 
 
@@ -80,7 +80,7 @@ def test_a_call_that_hangs_is_ended_and_the_next_one_is_served() -> None:
 def test_the_processes_of_a_build_that_is_killed_do_not_stay_behind() -> None:
     """Nobody can clean up after `kill -9`; and a second attempt must not compete with the remains of the first."""
     code = (
-        "import os, time; from flows.workers import worker_pool\n"
+        "import os, time; from flows.crews.workers import worker_pool\n"
         "if __name__ == '__main__':\n"
         "    with worker_pool(1) as pool: print(pool.submit(os.getpid).result(), flush=True); time.sleep(60)\n"
     )

@@ -19,8 +19,8 @@ from typing import Any, Final, Self
 
 from distributed import Client, KilledWorker
 
-from flows import cellworker
-from flows.crew import CellWork, Tell
+from flows.crews import cellworker
+from flows.crews.crew import CellWork, Tell
 from pipeline.cells import CellProgress, CellResult
 from pipeline.errors import ClusterError, WorkerDied
 from pipeline.plan import Cell

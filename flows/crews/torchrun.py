@@ -16,7 +16,7 @@ from typing import IO, Final, Literal
 import torch
 from prefect import get_run_logger
 
-from flows.lifeline import GRACE_S
+from flows.crews.lifeline import GRACE_S
 from model.distributed import STORE_VARIABLE
 from model.errors import TrainingError
 
@@ -85,7 +85,7 @@ def _in_private(folder: Path) -> dict[str, str]:
 def _holding(command: list[str], variables: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     """A process that ends with this block, or with this process."""
     pipe = subprocess.PIPE
-    lifeline = [sys.executable, "-m", "flows.lifeline", *command]
+    lifeline = [sys.executable, "-m", "flows.crews.lifeline", *command]
     process = subprocess.Popen(
         lifeline, stdin=pipe, stdout=pipe, stderr=pipe, text=True, errors="replace", env=os.environ | variables
     )

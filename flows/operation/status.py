@@ -24,8 +24,8 @@ from prefect.client.schemas.sorting import DeploymentSort, FlowRunSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import BaseModel, ConfigDict
 
-from flows.serving import server_version
-from flows.setup import POOLS, automations_of, reaching, server_url
+from flows.operation.serving import server_version
+from flows.operation.setup import POOLS, automations_of, reaching, server_url
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.naming import RUN_CONFIG_FILE, runs_dir
 from pipeline.upkeep import surveys

@@ -1,4 +1,4 @@
-"""`python -m flows.lifeline COMMAND …`: run a command that ends with whoever started it, even if that is killed.
+"""`python -m flows.crews.lifeline COMMAND …`: run a command that ends with whoever started it, even if that is killed.
 
 Whoever starts it keeps the other end of its standard input. When that closes, by a call or by a death of any kind, the
 command's whole process group is ended: first asked, then killed.

@@ -17,10 +17,10 @@ from prefect import __version__
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
 from flows.artifacts import REPORTS_URL
-from flows.children import WAIT_S, Children, Say
-from flows.pages import REPORTS_PORT, serving_reports
-from flows.recovery import EVERY_S, Watcher
-from flows.setup import ALERT_URL, ALERT_URL_FILE, POOLS, SetUp, set_up
+from flows.operation.children import WAIT_S, Children, Say
+from flows.operation.pages import REPORTS_PORT, serving_reports
+from flows.operation.recovery import EVERY_S, Watcher
+from flows.operation.setup import ALERT_URL, ALERT_URL_FILE, POOLS, SetUp, set_up
 from pipeline.errors import ConfigError
 from pipeline.naming import reports_dir
 

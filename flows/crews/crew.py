@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from flows.workers import worker_pool
+from flows.crews.workers import worker_pool
 from pipeline.archive import Archive
 from pipeline.cells import CellProgress, CellResult, build_cell
 from pipeline.costs import CELLS_AT_ONCE
@@ -105,7 +105,7 @@ def crew_for(work: CellWork, archive: Archive, *, dask: str | None, workers: int
         with worker_pool(workers) as executor:
             yield LocalCrew(work, archive, executor, workers, tell)
         return
-    from flows.cluster import DaskCrew  # a machine that needs no cluster needs no Dask
+    from flows.crews.cluster import DaskCrew  # a machine that needs no cluster needs no Dask
 
     with DaskCrew(dask, work, tell) as crew:
         yield crew

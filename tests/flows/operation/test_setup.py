@@ -20,7 +20,7 @@ def nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def names() -> list[str]:
     from prefect.client.orchestration import get_client
 
-    from flows.setup import automations_of
+    from flows.operation.setup import automations_of
 
     with get_client(sync_client=True) as client:
         return [one.name for one in automations_of(client)]
@@ -29,7 +29,7 @@ def names() -> list[str]:
 def test_twice_is_as_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.client.orchestration import get_client
 
-    from flows.setup import set_up
+    from flows.operation.setup import set_up
 
     first = set_up()
     assert set(first.done) >= {"work pool cpu", "work pool gpu", "limit sdss-archive", "automation s82: silent run"}
@@ -53,7 +53,7 @@ def test_what_changed_is_changed_and_what_a_person_decided_stays(monkeypatch: py
     from prefect.automations import AutomationCore, DoNothing, EventTrigger
     from prefect.client.orchestration import get_client
 
-    from flows.setup import automations_of, set_up
+    from flows.operation.setup import automations_of, set_up
 
     monkeypatch.setenv("S82_ALERT_URL", ADDRESS)
     set_up()
@@ -85,8 +85,8 @@ def test_a_doubled_automation_loses_its_younger_copy() -> None:
     """Two people may set up at the same moment; either copy is as good, one must go."""
     from prefect.client.orchestration import get_client
 
-    from flows.automations import crash_detection
-    from flows.setup import automations_of, set_up
+    from flows.operation.automations import crash_detection
+    from flows.operation.setup import automations_of, set_up
 
     with get_client(sync_client=True) as client:
         for _ in range(2):
@@ -96,7 +96,7 @@ def test_a_doubled_automation_loses_its_younger_copy() -> None:
 
 
 def test_the_address_may_lie_in_a_file_and_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.setup import alert_address
+    from flows.operation.setup import alert_address
     from pipeline.errors import ConfigError
 
     file = tmp_path / "address"
@@ -117,7 +117,7 @@ def test_the_address_may_lie_in_a_file_and_is_not_repeated(tmp_path: Path, monke
 def test_without_a_server_one_line_says_so() -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.setup import set_up
+    from flows.operation.setup import set_up
     from pipeline.errors import ConfigError
 
     with (

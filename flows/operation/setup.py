@@ -25,8 +25,8 @@ from prefect.settings import get_current_settings
 from prefect.types import SecretDict
 from pydantic import BaseModel, ConfigDict, SecretStr
 
-from flows.automations import OWN, alerts, crash_detection
-from flows.slots import ARCHIVE_LIMIT
+from flows.crews.slots import ARCHIVE_LIMIT
+from flows.operation.automations import OWN, alerts, crash_detection
 from pipeline.errors import ConfigError
 
 POOLS: Final = {

@@ -16,10 +16,10 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 
-from flows.crew import Crew
+from flows.crews.crew import Crew
+from flows.crews.slots import Slots
 from flows.logs import about
 from flows.progress import BuildProgress
-from flows.slots import Slots
 from flows.steps import SeveralFailed, worth_retrying
 from pipeline.cells import CellResult
 from pipeline.errors import DatasetError, PipelineError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.children import LIVES, Children
+from flows.operation.children import LIVES, Children
 from pipeline.errors import WorkerDied
 
 STAYS = "import time; print('here', flush=True); time.sleep(60)"

@@ -31,7 +31,7 @@ RUN = ["prefect", "deployment", "run"]
     ],
 )
 def test_only_a_name_without_a_slash_is_written_out(given: list[str], meant: list[str]) -> None:
-    from flows.shortnames import expanded
+    from flows.operation.shortnames import expanded
 
     assert expanded([*RUN, *given]) == [*RUN, *meant]
 
@@ -41,7 +41,7 @@ def test_only_a_name_without_a_slash_is_written_out(given: list[str], meant: lis
     [["prefect", "deploy", "--all"], ["prefect", "deployment", "ls"], ["prefect", "work-pool", "inspect", "cpu"], []],
 )
 def test_other_commands_stay_as_they_are(other: list[str]) -> None:
-    from flows.shortnames import expanded
+    from flows.operation.shortnames import expanded
 
     assert expanded(other) == other
 
@@ -51,7 +51,7 @@ def test_another_prefect_is_told_of_and_served_all_the_same(
 ) -> None:
     from prefect.plugins import HookContext
 
-    from flows.shortnames import setup_environment
+    from flows.operation.shortnames import setup_environment
 
     context = HookContext(prefect_version="4.0.0", api_url=None, logger_factory=logging.getLogger)
     monkeypatch.setattr(sys, "argv", ["/usr/bin/prefect", "deployment", "run", "upkeep"])

@@ -49,7 +49,7 @@ def taken_up(run: UUID, after: timedelta = SOON) -> bool:
     """Whether a watcher takes up the run, so long from now. Other tests' runs are on the server as well."""
     from prefect.client.orchestration import get_client
 
-    from flows.recovery import take_up_lost
+    from flows.operation.recovery import take_up_lost
 
     with get_client(sync_client=True) as client:
         return run in {one.id for one, _ in take_up_lost(client, datetime.now(UTC) + after)}
@@ -109,7 +109,7 @@ def test_what_has_ended_cannot_be_marked_as_crashed_any_more(deployment: UUID) -
 
 
 def test_a_server_that_is_away_is_complained_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows import recovery
+    from flows.operation import recovery
 
     said: list[str] = []
     watcher = recovery.Watcher(said.append)

@@ -1,6 +1,6 @@
 """What the server does by itself: notice runs that died, and tell somebody of those that failed or are late.
 
-Plain descriptions; `flows.setup` brings them to a server.
+Plain descriptions; `flows.operation.setup` brings them to a server.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.pages import serving_reports
+from flows.operation.pages import serving_reports
 from pipeline.errors import ConfigError
 
 

@@ -34,8 +34,8 @@ def test_a_server_with_work_and_no_worker_needs_a_person(bare_server: None, root
     from prefect.client.schemas.objects import State, StateType
     from prefect.states import Failed
 
-    from flows.setup import set_up
-    from flows.status import look
+    from flows.operation.setup import set_up
+    from flows.operation.status import look
 
     set_up()
     first = look(root)

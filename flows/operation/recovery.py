@@ -1,10 +1,10 @@
 """Runs that lost their process are put back on the schedule, so that a worker goes on with them.
 
-An automation of the server marks a run as crashed whose heartbeat has stopped (`flows.automations`), and a worker does
-where a process of its own dies. What follows is for a watcher to do, not for a second automation: events reach
-automations late, or out of order, after a restart of the server, and an automation that schedules a run cannot see
-that it has completed since. The watcher asks for the state that a run is in now. It keeps nothing to itself: it may be
-stopped, started again, and run twice.
+An automation of the server marks a run as crashed whose heartbeat has stopped (`flows.operation.automations`), and a
+worker does where a process of its own dies. What follows is for a watcher to do, not for a second automation: events
+reach automations late, or out of order, after a restart of the server, and an automation that schedules a run cannot
+see that it has completed since. The watcher asks for the state that a run is in now. It keeps nothing to itself: it
+may be stopped, started again, and run twice.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 
 from flows.attempts import MOST_ATTEMPTS
-from flows.automations import SILENT
+from flows.operation.automations import SILENT
 
 EVERY_S: Final = 15.0
 SETTLED_S: Final = 5.0

@@ -51,25 +51,25 @@ def run(crew: FakeCrew, n: int, max_failed: float, slots: Any = None) -> tuple[l
     from prefect import flow
     from prefect.task_runners import ThreadPoolTaskRunner
 
-    import flows.cells
+    from flows.crews import cells as module
+    from flows.crews.slots import Slots
     from flows.progress import BuildProgress
-    from flows.slots import Slots
 
     shown: list[float] = []
 
     @flow(name="cells", task_runner=ThreadPoolTaskRunner(max_workers=8))  # type: ignore[arg-type]
     def all_cells() -> tuple[list[Any], dict[str, str]]:
-        site = flows.cells.Site(crew, slots or Slots(4, shared=False), BuildProgress(n, n, shown.append))  # type: ignore[arg-type]
-        return flows.cells.build_all(cells(n), site, max_failed=max_failed, show=shown.append)
+        site = module.Site(crew, slots or Slots(4, shared=False), BuildProgress(n, n, shown.append))  # type: ignore[arg-type]
+        return module.build_all(cells(n), site, max_failed=max_failed, show=shown.append)
 
     return all_cells()
 
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    import flows.cells
+    from flows.crews import cells as module
 
-    monkeypatch.setattr(flows.cells, "build_cells", flows.cells.build_cells.with_options(retry_delay_seconds=0))
+    monkeypatch.setattr(module, "build_cells", module.build_cells.with_options(retry_delay_seconds=0))
 
 
 def test_a_poisoned_cell_fails_alone_and_one_with_bad_luck_is_tried_again() -> None:
@@ -94,12 +94,12 @@ def test_too_many_failures_end_the_build_before_the_rest_is_begun() -> None:
 
 def test_many_cells_are_several_to_a_task_and_still_fail_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server on SQLite bears some hundred tasks a run; no cell is lost in a batch, and none is built twice."""
-    import flows.cells
+    from flows.crews import cells as module
 
-    monkeypatch.setattr(flows.cells, "MOST_TASKS", 5)
+    monkeypatch.setattr(module, "MOST_TASKS", 5)
     submitted: list[int] = []
-    submit = flows.cells._submit
-    monkeypatch.setattr(flows.cells, "_submit", lambda some, site: (submitted.append(len(some)), submit(some, site))[1])
+    submit = module._submit
+    monkeypatch.setattr(module, "_submit", lambda some, site: (submitted.append(len(some)), submit(some, site))[1])
     crew = FakeCrew({"cell-0007": [ArchiveError("never")]}, room=3)
     results, failed = run(crew, 23, max_failed=0.25)
     assert submitted == [5, 5, 5, 5, 3]
@@ -113,7 +113,7 @@ def test_where_the_server_shares_connections_a_cell_is_fetched_in_its_turn() -> 
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 
-    from flows.slots import ARCHIVE_LIMIT, Slots, slots_for
+    from flows.crews.slots import ARCHIVE_LIMIT, Slots, slots_for
     from pipeline.survey import load_survey
 
     assert slots_for(load_survey("tiny")) == Slots(4, shared=False)

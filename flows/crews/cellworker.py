@@ -1,6 +1,6 @@
-"""What a worker of a Dask cluster does for a build; called there by `flows.cluster`, and needs no Prefect.
+"""What a worker of a Dask cluster does for a build; called there by `flows.crews.cluster`, and needs no Prefect.
 
-A worker has one cell per thread, each in a process of its own (`flows.cellprocess`), and one archive for all.
+A worker has one cell per thread, each in a process of its own (`flows.crews.cellprocess`), and one archive for all.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from distributed import get_worker, secede
 
-from flows.cellprocess import CellProcess, archive_of
-from flows.crew import CellWork
+from flows.crews.cellprocess import CellProcess, archive_of
+from flows.crews.crew import CellWork
 from pipeline.archive import Archive
 from pipeline.cells import CellResult
 from pipeline.cellstars import detection_uses

@@ -22,9 +22,9 @@ from multiprocessing.connection import Connection, Pipe
 from operator import itemgetter
 from typing import Final, ParamSpec, TypeVar
 
-from flows.crew import CellWork
-from flows.lifeline import when_let_go
-from flows.workers import LONGEST_CALL_S, in_time
+from flows.crews.crew import CellWork
+from flows.crews.lifeline import when_let_go
+from flows.crews.workers import LONGEST_CALL_S, in_time
 from pipeline.archive import Archive
 from pipeline.build import open_archive
 from pipeline.cells import CellResult, build_cell
@@ -43,7 +43,7 @@ class CellProcess:
 
     def __init__(self) -> None:
         self._ours, theirs = Pipe()
-        command = [sys.executable, "-m", "flows.cellprocess", str(theirs.fileno())]
+        command = [sys.executable, "-m", "flows.crews.cellprocess", str(theirs.fileno())]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[theirs.fileno()])
         theirs.close()
 

@@ -22,7 +22,7 @@ def stranger() -> Iterator[int]:
 def test_a_port_that_something_else_has_is_one_clear_error(
     stranger: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows import serving
+    from flows.operation import serving
 
     monkeypatch.setattr(serving, "ANSWER_S", 0.2)
     site = serving.Site(tmp_path, port=stranger, reports_port=0)
@@ -33,7 +33,7 @@ def test_a_port_that_something_else_has_is_one_clear_error(
 def test_a_server_that_is_there_is_used_and_left_alone(prefect_server: None, tmp_path: Path) -> None:
     from prefect.settings import PREFECT_API_URL
 
-    from flows.serving import Site, serve
+    from flows.operation.serving import Site, serve
 
     port = int(str(PREFECT_API_URL.value()).split(":")[2].split("/")[0])
     said: list[str] = []
@@ -44,7 +44,7 @@ def test_a_server_that_is_there_is_used_and_left_alone(prefect_server: None, tmp
 
 
 def test_which_pools_get_a_worker() -> None:
-    from flows.serving import Site
+    from flows.operation.serving import Site
 
     assert Site(workers="both").pools == ("cpu", "gpu")
     assert Site(workers="gpu").pools == ("gpu",)

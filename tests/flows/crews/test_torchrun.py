@@ -17,9 +17,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.torchrun import _holding as holding
-from flows.torchrun import _pass_on as pass_on
-from flows.torchrun import run_torchrun
+from flows.crews.torchrun import _holding as holding
+from flows.crews.torchrun import _pass_on as pass_on
+from flows.crews.torchrun import run_torchrun
 from model.errors import TrainingError
 from model.rundir import WEIGHTS_FILE, step_dir
 from tests.model.conftest import mixed_sources, write_dataset
@@ -52,7 +52,7 @@ def test_what_hangs_on_a_lifeline_ends_with_whoever_held_it() -> None:
 import subprocess, sys
 stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + {SLEEPER!r}
 child = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
-command = [sys.executable, "-m", "flows.lifeline", sys.executable, "-c", child, stubborn]
+command = [sys.executable, "-m", "flows.crews.lifeline", sys.executable, "-c", child, stubborn]
 subprocess.Popen(command, stdin=subprocess.PIPE).wait()
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
@@ -78,7 +78,7 @@ def test_a_cancelled_flow_takes_its_processes_along() -> None:
 
 
 def test_a_command_on_a_lifeline_gives_its_own_exit_code() -> None:
-    command = [sys.executable, "-m", "flows.lifeline", sys.executable, "-c", "import sys; sys.exit(7)"]
+    command = [sys.executable, "-m", "flows.crews.lifeline", sys.executable, "-c", "import sys; sys.exit(7)"]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         assert process.wait(20) == 7
 

@@ -1,0 +1,1 @@
+"""Who does the work of flows: processes here, on a cluster, or under torchrun; their turns and their ends."""

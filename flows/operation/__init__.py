@@ -1,0 +1,1 @@
+"""What surrounds the flows: server, set-up, recovery, status, and the names that people type."""
