@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from prefect import flow, get_run_logger
+from prefect.runtime import deployment
+from prefect.states import Cancelled
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.build import MOST_AT_ONCE, Manner, Published, begin, bring_up_to_date, build_dataset
@@ -12,6 +14,7 @@ from flows.forms import described
 from flows.steps import step
 from pipeline.archive import Archive
 from pipeline.build import Build, open_archive, prepare
+from pipeline.errors import BeingBuilt
 from pipeline.manifest import open_dataset
 from pipeline.recheck import recheck_sources
 from pipeline.survey import load_survey
@@ -42,7 +45,8 @@ def refresh_dataset(
 ) -> Published:
     """Ask for new objects, exposures and files, build the cells that they concern, and publish the next version.
 
-    Where nothing has changed there is no new version. A first version is built if there is none. Parameters that are
+    Where nothing has changed there is no new version. A first version is built if there is none. A deployment's run
+    that meets another build of the survey ends as cancelled: the next one takes all that is new. Parameters that are
     not explained here are those of `build-dataset`.
 
     Parameters
@@ -66,7 +70,12 @@ def refresh_dataset(
         if recheck_files:
             with clock("recheck"):
                 _recheck(build, archive)
-        return bring_up_to_date(build, archive, clock, slots, manner)
+        try:
+            return bring_up_to_date(build, archive, clock, slots, manner)
+        except BeingBuilt as error:
+            if deployment.id is None:
+                raise
+            return Cancelled(message=f"left out: {error}")  # type: ignore[return-value]  # the state that the run ends in
 
 
 def _recheck(build: Build, archive: Archive) -> None:

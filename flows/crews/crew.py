@@ -101,7 +101,7 @@ def crew_for(work: CellWork, archive: Archive, *, dask: str | None, workers: int
     ClusterError
         The cluster does not answer, or cannot be used.
     """
-    if dask is None:
+    if not dask:
         with worker_pool(workers) as executor:
             yield LocalCrew(work, archive, executor, workers, tell)
         return

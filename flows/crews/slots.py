@@ -8,10 +8,12 @@ it, such as the embedded one, limits nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+import httpx
+import stamina
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
@@ -21,6 +23,8 @@ from pipeline.survey import SurveyConfig
 ARCHIVE_LIMIT: Final = "sdss-archive"
 LEASE_S: Final = 60.0
 """Slots of a process that was killed are free again after this."""
+AWAY_S: Final = 1800.0
+"""Longest absence of the server that a cell waits for before it fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +38,22 @@ class Slots:
     def turn(self) -> Iterator[None]:
         """Wait for as many connections as a cell needs, and hold them.
 
-        If the server goes away meanwhile, what was begun goes on: an archive is not harmed by four connections more.
+        A server that is being restarted is waited for. If it goes away meanwhile, what was begun goes on: an archive is
+        not harmed by four connections more.
         """
-        with concurrency(
-            ARCHIVE_LIMIT, occupy=self.connections, lease_duration=LEASE_S, raise_on_lease_renewal_failure=False
-        ):
+        with ExitStack() as held:
+            for attempt in stamina.retry_context(
+                on=httpx.TransportError, attempts=None, timeout=AWAY_S, wait_initial=1, wait_max=30
+            ):
+                with attempt:
+                    held.enter_context(
+                        concurrency(
+                            ARCHIVE_LIMIT,
+                            occupy=self.connections,
+                            lease_duration=LEASE_S,
+                            raise_on_lease_renewal_failure=False,
+                        )
+                    )
             yield
 
 

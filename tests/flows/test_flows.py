@@ -56,6 +56,27 @@ def test_building_the_same_again_changes_nothing(published, tiny_archive: Path, 
     assert fetched == []
 
 
+def test_a_nightly_refresh_that_meets_another_build_is_left_out(
+    published, tiny_archive: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    """Nobody needs to be told; whoever types it is told."""
+    from filelock import FileLock
+    from prefect.runtime import deployment
+
+    from flows.refresh import refresh_dataset
+    from pipeline.errors import BeingBuilt
+    from pipeline.versions import BUILD_LOCK_FILE
+
+    with ArchiveServer(tiny_archive) as server, FileLock(published.path.parent / BUILD_LOCK_FILE):
+        site = {"survey": "tiny", "root": root, "archive_root": server.url, "workers": 2}
+        with pytest.raises(BeingBuilt):
+            refresh_dataset(**site)
+        monkeypatch.setattr(deployment, "id", "nightly", raising=False)
+        state = refresh_dataset(**site, return_state=True)
+    assert state.is_cancelled()
+    assert state.message.startswith("left out: a dataset of survey tiny is being built")
+
+
 @pytest.mark.slow
 def test_a_large_transfer_is_refused_unless_announced_and_a_refresh_brings_what_was_missing(
     prefect_server: None, tiny_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
