@@ -34,7 +34,7 @@ test: $(VENV)/.installed  ## The whole test suite
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 drills: $(VENV)/.installed  ## Servers, workers and databases as processes, killed in mid-build; PostgreSQL and Redis must be installed
-	$(BIN)/pytest -m 'drill and not slow' --durations=0 -rs
+	$(BIN)/pytest -n 2 --dist loadfile -m 'drill and not slow' --durations=10 -rs
 
 test-remote: $(VENV)/.installed  ## Whether the real SDSS servers are as this software takes them to be, in a minute
 	$(BIN)/pytest tests/remote -m remote_data --tb=line --durations=0
