@@ -43,7 +43,7 @@ from pipeline.versions import read_record
 
 SAID: Final = 20
 """Cells whose reason is logged."""
-MOST_AT_ONCE: Final = 512
+MOST_AT_ONCE: Final = 1024
 """Threads for tasks, on however large a cluster; only as many are made as it has room for cells."""
 
 

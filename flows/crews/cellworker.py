@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import uuid
+from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from distributed import get_worker, secede
 from flows.crews.cellprocess import CellProcess, archive_of
 from flows.crews.crew import CellWork
 from pipeline.archive import Archive
-from pipeline.cells import CellResult
+from pipeline.cells import CellProgress, CellResult
 from pipeline.cellstars import detection_uses
 from pipeline.errors import ClusterError
 from pipeline.fetching import uses
@@ -110,20 +111,22 @@ def check_in(ticket: Ticket) -> dict[str, str]:
     return software_versions()
 
 
-def fetch_here(ticket: Ticket, cell: Cell) -> str:
-    """Fetch the files of a cell into this machine's cache and keep them there until it is built; this worker's address.
+def fetch_here(ticket: Ticket, cell: Cell) -> tuple[str, CellProgress | None]:
+    """Fetch the files of a cell into this machine's cache and keep them there until it is built.
 
-    It waits for a network more than it computes: the thread's place is free for a cell that is cut.
+    Gives this worker's address, and what came; None where the cell is done. It waits for a network more than it
+    computes: the thread's place is free for a cell that is cut.
     """
     check_in(ticket)
     secede()
     work = ticket.work
     archive = _SITES.of(work).hold(cell)
+    latest: deque[CellProgress] = deque(maxlen=1)
     fetch_cell(
         cell, work.survey, archive, work.building,
-        standards_sha256=work.standards_sha256, connections=work.connections,
+        standards_sha256=work.standards_sha256, connections=work.connections, progress=latest.append,
     )  # fmt: skip
-    return str(get_worker().address)
+    return str(get_worker().address), latest[0] if latest else None
 
 
 def build_here(ticket: Ticket, cell: Cell) -> CellResult:

@@ -118,12 +118,14 @@ class DaskCrew:
         """
         worker = self._least_busy(cell)
         try:
-            where = self._run("fetch", cellworker.fetch_here, cell, worker)
+            where, progress = self._run("fetch", cellworker.fetch_here, cell, worker)
         except BaseException:
             self._forget(cell)
             raise
         with self._guard:
             self._at[cell.cell_id] = where
+        if progress:
+            self._tell(progress)
         return str(where)
 
     def build(self, cell: Cell, near: str | None) -> CellResult:
