@@ -8,8 +8,13 @@ from collections.abc import Callable
 from typing import Final
 
 from pipeline.cells import CellProgress
+from pipeline.errors import PipelineError
 
 SECONDS_BETWEEN_LINES: Final = 5.0
+
+
+class GivenUp(PipelineError):
+    """A cell is not built to its end, since the build will not come to its own."""
 
 
 class BuildProgress:
@@ -24,10 +29,27 @@ class BuildProgress:
         self._last = self._started
         self._latest: dict[str, CellProgress] = {}
         self._bytes: dict[str, int] = {}
+        self._stopped = threading.Event()
         self._finished: set[str] = set()
 
+    def stop(self) -> None:
+        """Let the cells that are being built end with their next frame."""
+        self._stopped.set()
+
+    def go_on(self) -> None:
+        """Do nothing, while the build is not stopped.
+
+        Raises
+        ------
+        GivenUp
+            It is.
+        """
+        if self._stopped.is_set():
+            raise GivenUp("given up, as the build has failed")
+
     def frame_done(self, progress: CellProgress) -> None:
-        """Take note of one frame of one cell."""
+        """Take note of one frame of one cell (raises as `go_on`)."""
+        self.go_on()
         with self._lock:
             before = self._bytes.get(progress.cell_id, 0)
             self._bytes[progress.cell_id] = max(before, progress.bytes_fetched)  # fetched ahead, it is cut without

@@ -7,10 +7,11 @@ next redoes only what is not finished.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
-from queue import SimpleQueue
-from typing import Final
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, Final
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -19,7 +20,7 @@ from prefect.futures import PrefectFuture
 from flows.crews.crew import Crew
 from flows.crews.slots import Slots
 from flows.logs import about
-from flows.progress import BuildProgress
+from flows.progress import BuildProgress, GivenUp
 from flows.steps import SeveralFailed, worth_retrying
 from pipeline.cells import CellResult
 from pipeline.errors import DatasetError, PipelineError
@@ -27,6 +28,10 @@ from pipeline.plan import Cell
 
 MOST_TASKS: Final = 300
 """Prefect's server on SQLite loses records from two thousand tasks on; a build of more cells has several to a task."""
+
+
+LAST_FRAMES_S: Final = 60.0
+"""How long a build that is given up waits for the cells that are at work."""
 
 
 class Site:
@@ -39,7 +44,6 @@ class Site:
         self.results: dict[str, CellResult] = {}
         self.errors: dict[str, Exception] = {}
         """Of cells that could not be built when they were last tried."""
-        self.given_up = threading.Event()
 
     def build(self, cell: Cell) -> None:
         """Build one cell. Where connections are shared by all workers, it waits for its turn to fetch."""
@@ -90,9 +94,21 @@ def build_all(
             show(site.progress.part)
             if len(failed) > max_failed * len(cells):
                 raise DatasetError(too_many(failed, len(cells)))
+    except DatasetError:
+        _stop(running, site, done)
+        raise
     finally:
-        site.given_up.set()
+        site.progress.stop()
     return [site.results[cell.cell_id] for cell in cells if cell.cell_id in site.results], failed
+
+
+def _stop(running: Collection[Any], site: Site, done: SimpleQueue[Any]) -> None:
+    """Let cells that are being built come to an end before what they use is closed; not for ever."""
+    site.progress.stop()
+    until = time.monotonic() + LAST_FRAMES_S
+    with suppress(Empty):
+        for _ in running:
+            done.get(timeout=max(0.0, until - time.monotonic()))
 
 
 def _submit(cells: Sequence[Cell], site: Site) -> PrefectFuture[None]:
@@ -132,11 +148,12 @@ def build_cells(cells: Sequence[Cell], site: Site) -> None:
     for cell in cells:
         if cell.cell_id in site.results:
             continue
-        if site.given_up.is_set():
-            raise DatasetError("given up, as the build has failed")
+        site.progress.go_on()
         with about(cell=cell.cell_id):
             try:
                 site.build(cell)
+            except GivenUp:
+                raise
             except Exception as error:
                 errors[cell.cell_id] = site.errors[cell.cell_id] = error
                 _report(cell, error)

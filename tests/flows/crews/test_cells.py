@@ -9,6 +9,8 @@ from typing import Any, cast
 
 import pytest
 
+from flows.progress import GivenUp
+from pipeline.cells import CellProgress
 from pipeline.errors import ArchiveError, DatasetError, FrameError
 from pipeline.plan import Cell
 
@@ -21,6 +23,9 @@ def cells(n: int) -> list[Cell]:
 
 class FakeCrew:
     """Builds nothing; some cells fail, as often as said."""
+
+    progress: Any = None
+    """Of the build."""
 
     def __init__(self, failures: dict[str, list[Exception]], room: int = 2) -> None:
         self.failures = failures
@@ -59,7 +64,9 @@ def run(crew: FakeCrew, n: int, max_failed: float, slots: Any = None) -> tuple[l
 
     @flow(name="cells", task_runner=ThreadPoolTaskRunner(max_workers=8))  # type: ignore[arg-type]
     def all_cells() -> tuple[list[Any], dict[str, str]]:
-        site = module.Site(crew, slots or Slots(4, shared=False), BuildProgress(n, n, shown.append))  # type: ignore[arg-type]
+        progress = BuildProgress(n, n, shown.append)  # type: ignore[arg-type]
+        crew.progress = progress
+        site = module.Site(crew, slots or Slots(4, shared=False), progress)  # type: ignore[arg-type]
         return module.build_all(cells(n), site, max_failed=max_failed, show=shown.append)
 
     return all_cells()
@@ -90,6 +97,32 @@ def test_too_many_failures_end_the_build_before_the_rest_is_begun() -> None:
     ):
         run(crew, 40, max_failed=0.1)
     assert 4 < len(crew.tried) < 10
+
+
+def test_a_cell_at_work_ends_before_a_build_that_has_failed_closes_what_it_uses() -> None:
+    """It is told with its next frame, and its task is not tried again."""
+    ended = threading.Event()
+
+    class SlowCrew(FakeCrew):
+        def build(self, cell: Cell, near: str | None) -> Any:
+            if cell.cell_id != "cell-0000":
+                return super().build(cell, near)
+            with self._lock:
+                self.tried[cell.cell_id] += 1
+            for number in range(1000):
+                threading.Event().wait(0.02)
+                try:
+                    self.progress.frame_done(CellProgress(cell.cell_id, number, 1000, 0, 0))
+                except GivenUp:
+                    ended.set()
+                    raise
+            raise AssertionError("it was never told")
+
+    crew = SlowCrew({"cell-0001": [FrameError("a disk is gone")]})
+    with pytest.raises(DatasetError, match="a disk is gone"):
+        run(crew, 8, max_failed=0.1)
+    assert ended.is_set()
+    assert crew.tried["cell-0000"] == 1
 
 
 def test_many_cells_are_several_to_a_task_and_still_fail_alone(monkeypatch: pytest.MonkeyPatch) -> None:
