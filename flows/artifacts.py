@@ -6,11 +6,13 @@ import base64
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, cast
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import (
     create_link_artifact,
     create_markdown_artifact,
@@ -94,4 +96,5 @@ class ProgressBar:
         now = time.monotonic()
         if part >= 1 or now - self._last >= SECONDS_BETWEEN_UPDATES:
             self._last = now
-            update_progress_artifact(self._id, 100 * part, description=self._description)
+            with suppress(httpx.HTTPError):  # the work goes on without the server
+                update_progress_artifact(self._id, 100 * part, description=self._description)

@@ -7,7 +7,6 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 
-from flows.attempts import check_attempts
 from flows.forms import described
 from flows.steps import step
 from flows.train import evaluate_model, fine_tune_model, train_model
@@ -51,7 +50,6 @@ def benchmark(
     report
         Write an HTML page about dataset and run.
     """
-    check_attempts()
     preset(model).updated(**(changes or {}))  # what is wrong with it is said before an hour of simulation
     made = step("simulate")(simulate_sequences)(
         load_survey(survey), root, n_objects=objects, nights=nights, workers=workers

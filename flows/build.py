@@ -20,7 +20,6 @@ from flows.artifacts import (
     tag_dataset,
     tag_this_run,
 )
-from flows.attempts import check_attempts
 from flows.crews.cells import Site, build_all, too_many
 from flows.crews.crew import CellWork, crew_for
 from flows.crews.slots import Slots, slots_for
@@ -30,12 +29,13 @@ from flows.progress import BuildProgress, Stopwatch
 from flows.steps import step
 from pipeline.archive import Archive
 from pipeline.build import Build, exclusive, open_archive, prepare
-from pipeline.cells import CellResult
+from pipeline.cells import CellResult, claims_done
 from pipeline.costs import PlanSummary, check_transfer
 from pipeline.differences import compare, read_changes
 from pipeline.errors import DatasetError
 from pipeline.manifest import Dataset, open_dataset
 from pipeline.naming import SKIPS_FILE, report_path
+from pipeline.plan import Cell
 from pipeline.publish import adopt, check_removals, publish
 from pipeline.reuse import Outlook, hold_against_versions, take_over
 from pipeline.survey import SurveyConfig, load_survey
@@ -138,7 +138,7 @@ def build_dataset(
         Publish even if cells failed, without their objects, which the next run tries again. Else nothing is published
         before all are built.
     cell_hours
-        Longest that a cell may take, outages of servers included; then it fails.
+        Longest that a cell may be fetched, and longest that it may be cut, outages of servers included; then it fails.
     wait_minutes
         How long to wait for another process that builds a dataset of this survey.
     report
@@ -160,7 +160,6 @@ def build_dataset(
 
 def begin(survey: SurveyConfig, manner: Manner) -> tuple[Stopwatch, Slots]:
     """Find out what would break the run in the end, before anything is fetched."""
-    check_attempts()
     check_next(manner.then)
     return Stopwatch(), slots_for(survey)
 
@@ -210,7 +209,7 @@ def _bring_up_to_date(build: Build, archive: Archive, clock: Stopwatch, slots: S
         dataset,
         outlook.parent,
         built_now=dataset.path.name not in known,
-        cells_built=len(outlook.to_build) - len(failed),
+        cells_built=len(outlook.to_build.keys() - failed.keys()),
         cells_failed=len(failed),
     )
 
@@ -231,9 +230,14 @@ def _build_cells(
         connections=slots.connections,
     )
     workers = manner.workers or os.cpu_count() or 1
+
+    def is_done(cell: Cell) -> bool:
+        return claims_done(build.building, cell.cell_id, cell.input_hash(build.survey, build.standards_sha256))
+
     with crew_for(work, archive, dask=manner.dask, workers=workers, tell=progress.frame_done) as crew:
         bar = ProgressBar("cells", f"Cells of {build.build_id}")
-        results, failed = build_all(cells, Site(crew, slots, progress), max_failed=manner.max_failed, show=bar.show)
+        site = Site(crew, slots, progress, is_done)
+        results, failed = build_all(cells, site, max_failed=manner.max_failed, show=bar.show)
     if failed and not manner.incomplete:
         raise DatasetError(
             f"{too_many(failed, len(cells))}. Or run with `incomplete` to publish what there is, without these objects"

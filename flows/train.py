@@ -11,10 +11,9 @@ from typing import Any, Final
 import torch
 from filelock import FileLock, Timeout
 from prefect import flow, get_run_logger
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 
 from flows.artifacts import can_draw, link_page, link_run, show_pictures, show_rows
-from flows.attempts import check_attempts
 from flows.crews.torchrun import gpus_here, run_torchrun
 from flows.forms import described
 from flows.handover import Finished, check_next, say_finished, start_next
@@ -31,6 +30,8 @@ from pipeline.manifest import open_dataset
 from pipeline.naming import report_path, root_of_dataset, run_dir
 
 LOCK_FILE: Final = ".lock"
+WAIT_S: Final = 24 * 3600.0
+"""For a first attempt of the same run that was taken for dead, while it trains."""
 
 
 def name_of_run() -> str:
@@ -156,7 +157,6 @@ def evaluate_model(
 
 
 def _begin(then: str | None, upstream: str | None, text: str) -> None:
-    check_attempts()
     check_next(then)
     link_run("upstream-run", upstream, text)
 
@@ -190,7 +190,7 @@ def _settings(changes: Mapping[str, Any], above: str = "") -> list[str]:
 
 @contextmanager
 def _only_trainer(run: Path) -> Iterator[None]:
-    """Be the only flow that trains in this directory.
+    """Be the only flow that trains in this directory; a deployment's run waits for another, whoever types does not.
 
     Raises
     ------
@@ -201,7 +201,7 @@ def _only_trainer(run: Path) -> Iterator[None]:
         make_folder(run)
         lock = FileLock(run / LOCK_FILE)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=0 if deployment.id is None else WAIT_S)
         except Timeout as error:
             raise RunError(f"another process trains in {run}: wait for it, or choose another run directory") from error
     try:

@@ -6,6 +6,8 @@ while it fetches, and others fetch while it cuts.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -14,9 +16,9 @@ from pathlib import Path
 from pipeline.archive import Archive
 from pipeline.cells import CellProgress, read_marker, why_not_done
 from pipeline.cellstars import detection_uses
-from pipeline.errors import BadPayload, NotInArchive
+from pipeline.errors import BadPayload, CellTimeout, NotInArchive
 from pipeline.fetching import uses
-from pipeline.inthreads import in_threads
+from pipeline.inthreads import OutOfTime, in_threads
 from pipeline.plan import Cell
 from pipeline.survey import SurveyConfig
 
@@ -29,6 +31,7 @@ def fetch_cell(
     *,
     standards_sha256: str,
     connections: int,
+    seconds: float = math.inf,
     progress: Callable[[CellProgress], None] | None = None,
 ) -> int:
     """Fetch every file of a cell that is not done into the cache of `archive`; how many there are.
@@ -38,6 +41,8 @@ def fetch_cell(
 
     Raises
     ------
+    CellTimeout
+        Not all is here after `seconds`, outages of servers included.
     ArchiveError
         A server did not answer after all retries, or its files have changed.
     """
@@ -45,10 +50,14 @@ def fetch_cell(
         return 0
     files = sorted(uses(cell, survey) + detection_uses(cell, survey))
     total, n_bytes = len(cell.visits) * len(survey.thumbnails.bands), 0
-    for fetched in in_threads((partial(_fetch, archive, *file) for file in files), at_once=connections):
-        n_bytes += fetched
-        if progress:
-            progress(CellProgress(cell.cell_id, 0, total, n_bytes, 0))
+    calls = (partial(_fetch, archive, *file) for file in files)
+    try:
+        for fetched in in_threads(calls, at_once=connections, until=time.monotonic() + seconds):
+            n_bytes += fetched
+            if progress:
+                progress(CellProgress(cell.cell_id, 0, total, n_bytes, 0))
+    except OutOfTime as error:
+        raise CellTimeout(f"cell {cell.cell_id} was not fetched in {seconds / 3600:.3g} h") from error
     return len(files)
 
 

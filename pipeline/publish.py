@@ -21,6 +21,7 @@ from pipeline.cells import CellResult, cell_files
 from pipeline.croissant import croissant
 from pipeline.differences import compare
 from pipeline.errors import DatasetError
+from pipeline.fetching import SERVER_ADDRESS
 from pipeline.manifest import (
     FRAMES_SCHEMA,
     MANIFEST_SCHEMA,
@@ -218,8 +219,9 @@ def _earlier_splits(build: Build, parent: Dataset | None) -> dict[str, tuple[int
 
 def _skips(build: Build, results: Iterable[CellResult], failed: Mapping[str, str]) -> list[Skip]:
     """Everything that was left out, at every step; a frame that two cells wanted counts once."""
+    why = {cell_id: f"cell {cell_id}: {SERVER_ADDRESS.sub('', said)}" for cell_id, said in failed.items()}
     of_failed = [
-        Skip(CELL_FAILED, f"cell {cell.cell_id}: {failed[cell.cell_id]}", object_id=target.object_id)
+        Skip(CELL_FAILED, why[cell.cell_id], object_id=target.object_id)
         for cell in build.plan.cells
         if cell.cell_id in failed
         for target in cell.targets

@@ -37,8 +37,12 @@ LAST_FRAMES_S: Final = 60.0
 class Site:
     """What the tasks of one build share; a plain object, so that Prefect passes it on without looking inside."""
 
-    def __init__(self, crew: Crew, slots: Slots, progress: BuildProgress) -> None:
+    def __init__(
+        self, crew: Crew, slots: Slots, progress: BuildProgress, is_done: Callable[[Cell], bool] = lambda _: False
+    ) -> None:
         self.crew = crew
+        self.is_done = is_done
+        """Whether a cell claims to be built already, and need not have its turn at the archive."""
         self.slots = slots
         self.progress = progress
         self.results: dict[str, CellResult] = {}
@@ -48,8 +52,8 @@ class Site:
     def build(self, cell: Cell) -> None:
         """Build one cell. Where connections are shared by all workers, it waits for its turn to fetch."""
         near = None
-        if self.slots.shared:
-            with self.slots.turn():
+        if self.slots.shared and not self.is_done(cell):
+            with self.slots.turn(self.progress.go_on):
                 near = self.crew.fetch(cell)
         self.results[cell.cell_id] = self.crew.build(cell, near)
         self.errors.pop(cell.cell_id, None)
@@ -90,11 +94,11 @@ def build_all(
                 running[future] = waiting.pop()
                 future.add_done_callback(done.put)
             future = done.get()
-            failed |= _failed(running.pop(future), site, future)
+            failed |= _failed(running.pop(future), site)
             show(site.progress.part)
             if len(failed) > max_failed * len(cells):
                 raise DatasetError(too_many(failed, len(cells)))
-    except DatasetError:
+    except Exception:
         _stop(running, site, done)
         raise
     finally:
@@ -117,11 +121,12 @@ def _submit(cells: Sequence[Cell], site: Site) -> PrefectFuture[None]:
     return build_cells.with_options(task_run_name=name).submit([*cells], site)
 
 
-def _failed(cells: Sequence[Cell], site: Site, future: PrefectFuture[None]) -> dict[str, str]:
-    """Of a task that has ended for good, the cells that are not built."""
-    without = str(future.state.message)  # of a task that died without a word about its cells
+def _failed(cells: Sequence[Cell], site: Site) -> dict[str, str]:
+    """Of a task that has ended for good, the cells that are not built. The server, which may be away, is not asked."""
     return {
-        cell.cell_id: str(site.errors.get(cell.cell_id, without)) for cell in cells if cell.cell_id not in site.results
+        cell.cell_id: str(site.errors.get(cell.cell_id, "its task ended without a word; its log may say more"))
+        for cell in cells
+        if cell.cell_id not in site.results
     }
 
 

@@ -124,7 +124,8 @@ def fetch_here(ticket: Ticket, cell: Cell) -> tuple[str, CellProgress | None]:
     latest: deque[CellProgress] = deque(maxlen=1)
     fetch_cell(
         cell, work.survey, archive, work.building,
-        standards_sha256=work.standards_sha256, connections=work.connections, progress=latest.append,
+        standards_sha256=work.standards_sha256, connections=work.connections,
+        seconds=work.seconds, progress=latest.append,
     )  # fmt: skip
     return str(get_worker().address), latest[0] if latest else None
 

@@ -219,7 +219,7 @@ class DaskCrew:
         """Of each worker that the scheduler has now; of none, if it does not answer, which the next call says."""
         try:
             workers = self._connected().scheduler_info().get("workers", {})
-        except (OSError, TimeoutError, CancelledError, RuntimeError):
+        except (ClusterError, OSError, TimeoutError, CancelledError, RuntimeError):
             return {}
         return {address: worker["nthreads"] for address, worker in workers.items()}
 

@@ -13,6 +13,7 @@ from flows.crews.workers import worker_pool
 from pipeline.archive import Archive
 from pipeline.cells import CellProgress, CellResult, build_cell
 from pipeline.costs import CELLS_AT_ONCE
+from pipeline.errors import WorkerDied
 from pipeline.plan import Cell
 from pipeline.prefetch import fetch_cell
 from pipeline.survey import SurveyConfig
@@ -32,7 +33,7 @@ class CellWork:
     standards_sha256: str
     retry_missing: bool
     seconds: float
-    """Longest that a cell may take."""
+    """Longest that a cell may be fetched, where that is a step of its own, and longest that it may be built."""
     connections: int
     """To an archive, that whoever fetches a cell may have."""
 
@@ -79,16 +80,24 @@ class LocalCrew:
         work = self._work
         fetch_cell(
             cell, work.survey, self._archive, work.building,
-            standards_sha256=work.standards_sha256, connections=work.connections, progress=self._tell,
+            standards_sha256=work.standards_sha256, connections=work.connections,
+            seconds=work.seconds, progress=self._tell,
         )  # fmt: skip
         return None
 
     def build(self, cell: Cell, near: str | None) -> CellResult:  # noqa: ARG002  (there is but one place)
-        """As the protocol says."""
+        """As the protocol says. What killed a process of all is found out by giving each cell one of its own."""
+        try:
+            return self._build(cell, self._executor, self._workers)
+        except WorkerDied:
+            with worker_pool(1) as alone:
+                return self._build(cell, alone, 1)
+
+    def _build(self, cell: Cell, executor: Executor, workers: int) -> CellResult:
         work = self._work
         return build_cell(
-            cell, work.survey, self._archive, self._executor, work.building,
-            workers=self._workers, seconds=work.seconds, progress=self._tell,
+            cell, work.survey, self._archive, executor, work.building,
+            workers=workers, seconds=work.seconds, progress=self._tell,
         )  # fmt: skip
 
 

@@ -7,14 +7,15 @@ it, such as the embedded one, limits nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
 import httpx
-import stamina
 from prefect.client.orchestration import get_client
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 
@@ -23,6 +24,10 @@ from pipeline.survey import SurveyConfig
 ARCHIVE_LIMIT: Final = "sdss-archive"
 LEASE_S: Final = 60.0
 """Slots of a process that was killed are free again after this."""
+LOOK_S: Final = 120.0
+"""Between two looks, while a cell waits for its turn, at whether it still needs one. Each leaves a line of Prefect's
+own in the log, so not too often."""
+AGAIN_S: Final = 2.0
 AWAY_S: Final = 1800.0
 """Longest absence of the server that a cell waits for before it fails."""
 
@@ -35,26 +40,54 @@ class Slots:
     shared: bool
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self, go_on: Callable[[], None]) -> Iterator[None]:
         """Wait for as many connections as a cell needs, and hold them.
 
-        A server that is being restarted is waited for. If it goes away meanwhile, what was begun goes on: an archive is
-        not harmed by four connections more.
+        A server that is being restarted is waited for. If it goes away meanwhile, what was begun goes on, and its lease
+        runs out by itself: an archive is not harmed by four connections more.
+
+        Parameters
+        ----------
+        go_on
+            Called now and then while it waits; raises where nobody needs the turn any more.
         """
-        with ExitStack() as held:
-            for attempt in stamina.retry_context(
-                on=httpx.TransportError, attempts=None, timeout=AWAY_S, wait_initial=1, wait_max=30
-            ):
-                with attempt:
-                    held.enter_context(
-                        concurrency(
-                            ARCHIVE_LIMIT,
-                            occupy=self.connections,
-                            lease_duration=LEASE_S,
-                            raise_on_lease_renewal_failure=False,
-                        )
-                    )
+        held = self._acquired(go_on)
+        try:
+            go_on()
             yield
+        finally:
+            with suppress(httpx.HTTPError, ConcurrencySlotAcquisitionError):
+                held.close()
+
+    def _acquired(self, go_on: Callable[[], None]) -> ExitStack:
+        away_until = time.monotonic() + AWAY_S
+        while True:
+            go_on()
+            held = ExitStack()
+            try:
+                held.enter_context(
+                    concurrency(
+                        ARCHIVE_LIMIT,
+                        occupy=self.connections,
+                        timeout_seconds=LOOK_S,
+                        lease_duration=LEASE_S,
+                        raise_on_lease_renewal_failure=False,
+                    )
+                )
+                return held
+            except TimeoutError:  # others have them
+                away_until = time.monotonic() + AWAY_S
+            except (ConcurrencySlotAcquisitionError, httpx.HTTPError) as error:
+                if not _is_away(error) or time.monotonic() > away_until:
+                    raise
+                time.sleep(AGAIN_S)
+
+
+def _is_away(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, means that the server does not answer now."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code >= 500
+    return isinstance(error, httpx.TransportError) or (error is not None and _is_away(error.__cause__))
 
 
 def slots_for(survey: SurveyConfig) -> Slots:

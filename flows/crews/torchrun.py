@@ -19,8 +19,11 @@ from prefect import get_run_logger
 from flows.crews.lifeline import GRACE_S
 from model.distributed import STORE_VARIABLE
 from model.errors import TrainingError
+from pipeline.errors import WorkerDied
 
 Say = Callable[[str], None]
+ERROR: Final = "error: "
+"""How the one line begins that `s82` ends with where it fails on purpose."""
 LAST_LINES: Final = 8
 """Of a training that failed, in the error."""
 REMEMBERED_LINES: Final = 200
@@ -43,7 +46,9 @@ def run_torchrun(
     Raises
     ------
     TrainingError
-        One of them failed; the error says what it said.
+        One of them failed with an error of ours; this one says what it said.
+    WorkerDied
+        One of them ended otherwise, for want of memory, say; it may be tried again.
     """
     say = say or get_run_logger().info
     last: deque[str] = deque(maxlen=REMEMBERED_LINES)
@@ -59,7 +64,11 @@ def run_torchrun(
         code = process.wait()
         told.join()
     if code != 0:
-        raise TrainingError(f"{processes} processes of `s82 {word}` ended with exit code {code}: {_reason(last)}")
+        said = [line for line in last if line.startswith(ERROR)]
+        what = f"{processes} processes of `s82 {word}` ended with exit code {code}"
+        if said:
+            raise TrainingError(f"{what}: {said[0].removeprefix(ERROR)}")
+        raise WorkerDied("\n".join([f"{what}:", *list(last)[-LAST_LINES:]]))
     return printed.strip()
 
 
@@ -109,9 +118,3 @@ def _pass_on(lines: IO[str] | None, say: Say, last: deque[str]) -> None:
         if text := line.rstrip():
             last.append(text)
             say(text)
-
-
-def _reason(last: Sequence[str]) -> str:
-    """The one line that `s82` ends with where it was its error, else the last that were printed."""
-    ours = [line for line in last if line.startswith("error: ")]
-    return ours[0].removeprefix("error: ") if ours else "\n".join(list(last)[-LAST_LINES:])

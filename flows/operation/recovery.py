@@ -27,9 +27,10 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 
-from flows.attempts import MOST_ATTEMPTS
 from flows.operation.automations import SILENT
 
+MOST_ATTEMPTS: Final = 3
+"""Of a run that loses its process each time: it may itself be what kills it, by its memory, say."""
 EVERY_S: Final = 15.0
 SETTLED_S: Final = 5.0
 """A worker reports one crash twice, a second apart: what is scheduled between the two would be marked as crashed."""
@@ -128,8 +129,6 @@ def _message(state: State[Any] | None) -> str:
 
 
 def _may_be_attempted(client: SyncPrefectClient, run: FlowRun) -> bool:
-    """Starts count, and deaths before the start: what has its process killed every time is not tried for ever."""
-    if run.run_count >= MOST_ATTEMPTS:
-        return False
+    """Deaths count, and what a person has started again does not: what is killed every time is not tried for ever."""
     crashes = [state for state in client.read_flow_run_states(run.id) if state.type is StateType.CRASHED]
     return len(crashes) < MOST_ATTEMPTS

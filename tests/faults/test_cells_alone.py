@@ -65,6 +65,11 @@ def test_a_cell_whose_time_is_over_is_given_up_and_built_the_next_time(tiny_arch
             with pytest.raises(CellTimeout, match=cell.cell_id):
                 build_cell(cell, survey, archive, executor, planned.building, workers=2, seconds=1.5)
             assert time.monotonic() - began < 2.9
+            with pytest.raises(CellTimeout, match="was not fetched in"):
+                fetch_cell(
+                    cell, survey, archive, planned.building,
+                    standards_sha256=planned.standards_sha256, connections=2, seconds=0,
+                )  # fmt: skip
             assert build_cell(cell, survey, archive, executor, planned.building, workers=2).objects
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,17 +87,6 @@ def test_a_deployment_that_is_not_there_is_named_before_the_work_begins() -> Non
     for name in ("train-model/train-modell", "train-model"):
         with pytest.raises(HandOverError, match=rf"'{name}'.*prefect deploy --all"):
             check_next(name)
-
-
-def test_a_run_that_was_lost_three_times_is_not_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    from prefect.runtime import flow_run
-
-    from flows.attempts import TooManyAttempts, check_attempts
-
-    for count, refused in ((1, False), (3, False), (4, True)):
-        monkeypatch.setattr(flow_run, "run_count", count, raising=False)
-        with pytest.raises(TooManyAttempts, match="lost its process 3 times") if refused else nullcontext():
-            check_attempts()
 
 
 def brighter(sequence: Sequence) -> Sequence:

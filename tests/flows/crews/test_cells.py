@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
+import httpx
 import pytest
 
 from flows.progress import GivenUp
 from pipeline.cells import CellProgress
-from pipeline.errors import ArchiveError, DatasetError, FrameError
+from pipeline.errors import ArchiveError, DatasetError, FrameError, WorkerDied
 from pipeline.plan import Cell
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -162,3 +169,75 @@ def test_where_the_server_shares_connections_a_cell_is_fetched_in_its_turn() -> 
             client.delete_global_concurrency_limit_by_name(ARCHIVE_LIMIT)
     assert results == [f"cell-{number:04d} at here" for number in range(4)]
     assert crew.most_fetching == 1
+
+
+def test_a_turn_is_waited_for_while_it_is_needed_and_while_the_server_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All slots are another's: who waits looks up now and then. The server does not answer: it is asked again."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+    from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
+
+    from flows.crews import slots as module
+
+    monkeypatch.setattr(module, "LOOK_S", 0.3)
+    monkeypatch.setattr(module, "AGAIN_S", 0.05)
+    looks: list[None] = []
+
+    def go_on() -> None:
+        looks.append(None)
+        if len(looks) > 2:
+            raise GivenUp
+
+    limit = GlobalConcurrencyLimitCreate(name=module.ARCHIVE_LIMIT, limit=4)
+    slots = module.Slots(4, shared=True)
+    with get_client(sync_client=True) as client:
+        client.create_global_concurrency_limit(limit)
+        try:
+            with slots.turn(lambda: None), pytest.raises(GivenUp), slots.turn(go_on):
+                pass
+        finally:
+            client.delete_global_concurrency_limit_by_name(module.ARCHIVE_LIMIT)
+    looks.clear()
+
+    @contextmanager
+    def of_a_server_that_is_away(*_: Any, **__: Any) -> Iterator[None]:
+        raise ConcurrencySlotAcquisitionError("Unable to acquire concurrency slots") from httpx.ConnectError("refused")
+        yield
+
+    monkeypatch.setattr(module, "concurrency", of_a_server_that_is_away)
+    with pytest.raises(GivenUp), slots.turn(go_on):
+        pass
+    assert len(looks) == 3
+    monkeypatch.setattr(module, "AWAY_S", 0)
+    with pytest.raises(ConcurrencySlotAcquisitionError), slots.turn(lambda: None):
+        pass
+
+
+def test_a_cell_that_kills_its_process_does_not_take_its_neighbour_along() -> None:
+    """All cells of a machine share its processes; after a death each shows with one of its own whose fault it was."""
+    from flows.crews.crew import LocalCrew
+    from flows.crews.workers import worker_pool
+
+    class Crew(LocalCrew):
+        def _build(self, cell: Cell, executor: Executor, workers: int) -> Any:
+            try:
+                if cell.cell_id == "poison":
+                    executor.submit(_kill_this_process).result()
+                else:
+                    executor.submit(time.sleep, 0.5).result()
+            except BrokenExecutor as error:
+                raise WorkerDied from error
+            return cell.cell_id
+
+    poison, healthy = (cast(Cell, SimpleNamespace(cell_id=name)) for name in ("poison", "healthy"))
+    with worker_pool(2) as pool, ThreadPoolExecutor(2) as threads:
+        pool.submit(abs, 0).result()
+        crew = Crew(cast(Any, None), cast(Any, None), pool, 2, lambda _: None)
+        of_healthy, of_poison = (threads.submit(crew.build, cell, None) for cell in (healthy, poison))
+        assert of_healthy.result(timeout=60) == "healthy"
+        with pytest.raises(WorkerDied):
+            of_poison.result(timeout=60)
+
+
+def _kill_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
