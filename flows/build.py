@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from prefect import flow, get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flows.artifacts import (
     ProgressBar,
@@ -32,13 +32,14 @@ from pipeline.build import Build, exclusive, open_archive, prepare
 from pipeline.cells import CellResult, claims_done
 from pipeline.costs import PlanSummary, check_transfer
 from pipeline.differences import compare, read_changes
-from pipeline.errors import DatasetError
+from pipeline.errors import ConfigError, DatasetError
 from pipeline.manifest import Dataset, open_dataset
 from pipeline.naming import SKIPS_FILE, report_path
 from pipeline.plan import Cell
 from pipeline.publish import adopt, check_removals, publish
 from pipeline.reuse import Outlook, hold_against_versions, take_over
 from pipeline.survey import SurveyConfig, load_survey
+from pipeline.validation import explain
 from pipeline.versions import read_record
 
 SAID: Final = 20
@@ -85,6 +86,14 @@ class Manner(BaseModel):
     max_removed: float = Field(default=1.0, ge=0, le=1)
     report: bool = False
     then: str | None = None
+
+    @classmethod
+    def of(cls, **given: Any) -> Manner:
+        """From a flow's parameters (raises ConfigError where one is out of range)."""
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            raise ConfigError(f"parameters of the build: {explain(error, cls)}") from error
 
 
 @flow(
@@ -146,7 +155,7 @@ def build_dataset(
     then
         Deployment to start on a version that is new, such as train-model/train-model.
     """
-    manner = Manner(
+    manner = Manner.of(
         workers=workers, large_transfer=large_transfer, retry_missing=retry_missing, dask=dask, max_failed=max_failed,
         incomplete=incomplete, cell_hours=cell_hours, wait_minutes=wait_minutes, report=report, then=then,
     )  # fmt: skip

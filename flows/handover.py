@@ -105,7 +105,7 @@ def start_next(deployment: str | None, dataset: Path, *, run: Path | None = None
     if not deployment:
         return
     version = open_dataset(dataset)
-    key = "/".join((deployment, version.info.dataset_id, version.info.content_hash, run.name if run else ""))
+    key = ":".join((deployment, str(version.path.resolve()), version.info.content_hash, run.name if run else ""))
     upstream = upstream or flow_run.id
     parameters: dict[str, Any] = {"dataset": str(version.path.resolve()), "upstream": upstream}
     if run is not None:
@@ -137,7 +137,10 @@ def _standing(started: FlowRun) -> str:
     name = str(state.name).lower() if state else "new"
     if state is None or not state.is_final() or state.is_completed():
         return name
-    return f"it has {name}; `prefect flow-run retry {started.id}` tries it again"
+    return (
+        f"it has {name}; `prefect flow-run retry {started.id}` tries it again with the same parameters, "
+        "`prefect deployment run` with this dataset starts it anew"
+    )
 
 
 def _no_such(deployment: str) -> str:

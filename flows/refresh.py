@@ -57,7 +57,7 @@ def refresh_dataset(
         Part of the objects, or of the images, that may disappear; more is taken for an accident, and nothing is
         published.
     """
-    manner = Manner(
+    manner = Manner.of(
         workers=workers, large_transfer=large_transfer, retry_missing=True, dask=dask, max_failed=max_failed,
         incomplete=incomplete, cell_hours=cell_hours, wait_minutes=wait_minutes, max_removed=max_removed,
         report=report, then=then,

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
 from flows.artifacts import show_rows
 from flows.forms import described
 from flows.steps import step
+from pipeline.errors import ConfigError
 from pipeline.runs import datasets_of_runs
 from pipeline.upkeep import Cleared, clear_cache, clear_logs, clear_reports, clear_versions
 from pipeline.versions import Collected
@@ -83,6 +84,8 @@ def upkeep(
     dry_run
         Only say what would go.
     """
+    if not root.is_dir():
+        raise ConfigError(f"there is no folder {root}: name the one with datasets, runs and cache")
     with get_client(sync_client=True) as client:
         waiting = {tag.removeprefix(VERSION_TAG) for tag in _tags_of_unfinished(client)}
     collected = step("versions")(clear_versions)(

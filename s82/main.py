@@ -86,6 +86,10 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo("stopped", err=True)
         sys.exit(130)
     except Exception as error:
+        if str(error).startswith("Failed to reach API at "):  # Prefect's RuntimeError, which has no class of its own
+            server = os.environ.get("PREFECT_API_URL", "the address in its settings")
+            click.echo(f"error: no Prefect server answers at {server}: start it, or unset PREFECT_API_URL", err=True)
+            sys.exit(1)
         if not _is_ours(error):
             raise
         click.echo(f"error: {error}", err=True)

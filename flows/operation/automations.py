@@ -36,6 +36,7 @@ DEPLOYED: Final[Resources] = {"prefect.resource.role": "deployment", "prefect.re
 EVERY_RUN: Final[Resources] = {"prefect.resource.id": "prefect.flow-run.*"}
 
 _RUN_TEXT: Final = "{{ deployment.name }} ({{ flow_run.name }})"
+_WHAT_THEN: Final = "crashed; it goes on by itself, unless this was the third time"
 _RUN_DATA: Final = (
     '"deployment": {{ deployment.name | tojson }}, "run": {{ flow_run.name | tojson }}, '
     '"run_id": {{ flow_run.id | string | tojson }}, "state": {{ flow_run.state.name | tojson }}, '
@@ -108,16 +109,16 @@ def _failed(webhook: UUID) -> AutomationCore:
 def _crashed(webhook: UUID) -> AutomationCore:
     return AutomationCore(
         name=f"{OWN}tell of crashed runs",
-        description="A deployment's run whose process died is reported, once a minute at most.",
+        description="A deployment's run whose process died is reported; a worker that says so twice, once.",
         trigger=EventTrigger(
             posture=Posture.Reactive,
             match=EVERY_RUN,
             match_related=DEPLOYED,
             expect={"prefect.flow-run.Crashed"},
             for_each={"prefect.resource.id"},
-            within=timedelta(seconds=60),
+            within=timedelta(seconds=10),
         ),
-        actions=[_call(webhook, f"{_RUN_TEXT} crashed", _RUN_DATA)],
+        actions=[_call(webhook, f"{_RUN_TEXT} {_WHAT_THEN}", _RUN_DATA)],
     )
 
 

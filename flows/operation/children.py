@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -21,6 +23,9 @@ LIVES: Final = 3
 """Deaths within `LIVES_WITHIN_S` after which a process is given up, and everything with it."""
 LIVES_WITHIN_S: Final = 300.0
 WAIT_S: Final = 0.5
+
+_PR_SET_PDEATHSIG: Final = 1
+_LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 Say = Callable[[str], None]
 
@@ -84,6 +89,7 @@ class Children:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_end_with_the_parent,
         )
         threading.Thread(target=self._repeat, args=(child.name, child.process), daemon=True).start()
 
@@ -106,6 +112,12 @@ class Children:
             )
         self._say(f"{child.name} {how}: starting it again")
         self._launch(child)
+
+
+def _end_with_the_parent() -> None:
+    """Have the kernel ask this process to end when its parent is gone, even by `kill -9`. Linux alone can do that."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _end(process: subprocess.Popen[bytes], at_once: Callable[[], bool]) -> None:

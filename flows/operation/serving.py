@@ -72,6 +72,8 @@ def serve(site: Site, say: Say, stop: threading.Event, *, at_once: threading.Eve
     WorkerDied
         A process died again and again; the others have been ended.
     """
+    if site.port == site.reports_port:
+        raise ConfigError(f"server and reports cannot both have port {site.port}: choose another with --reports-port")
     hurried = at_once or threading.Event()
     children = Children(say)
     with serving_reports(site.root, site.reports_port) as reports:

@@ -18,7 +18,7 @@ from prefect.client.schemas.filters import (
     WorkerFilter,
     WorkerFilterStatus,
 )
-from prefect.client.schemas.objects import FlowRun, StateType, WorkerStatus
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, StateType, WorkerStatus
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import DeploymentSort, FlowRunSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -185,13 +185,16 @@ def _deployed(client: SyncPrefectClient, deployment: DeploymentResponse) -> Depl
         return client.read_flow_runs(flow_run_filter=which, sort=sort, limit=limit)
 
     waiting = FlowRunFilterStateType(any_=[StateType.SCHEDULED])
+    running = runs(FlowRunFilterStateType(any_=[StateType.RUNNING]), FlowRunSort.ID_DESC, MOST)
     begun = FlowRunFilterStateType(not_any_=[StateType.SCHEDULED])
-    last = runs(begun, FlowRunSort.EXPECTED_START_TIME_DESC)
+    ended = FlowRunFilterStateType(any_=[*TERMINAL_STATES])
+    # The one that ended last, which need not have been due last.
+    last = running or runs(ended, FlowRunSort.END_TIME_DESC) or runs(begun, FlowRunSort.EXPECTED_START_TIME_DESC)
     coming = runs(waiting, FlowRunSort.NEXT_SCHEDULED_START_TIME_ASC)
     return Deployed(
         name=deployment.name,
         paused=bool(deployment.paused),
-        running=len(runs(FlowRunFilterStateType(any_=[StateType.RUNNING]), FlowRunSort.ID_DESC, MOST)),
+        running=len(running),
         last=_run(last[0]) if last else None,
         next=coming[0].next_scheduled_start_time if coming else None,
     )
@@ -303,7 +306,8 @@ def _of_deployment(deployed: Deployed) -> Iterable[Trouble]:
     if last is not None and last.state in ("Failed", "Crashed", "TimedOut"):
         yield Trouble(
             what=f"the last run of {deployed.name}, {last.name}, {_ended(last)}",
-            do=f"`prefect flow-run logs {last.id}` says more; `prefect flow-run retry {last.id}` goes on where it was",
+            do=f"`prefect flow-run logs {last.id}` says more; `prefect flow-run retry {last.id}` goes on where it was, "
+            "with the same parameters",
         )
 
 
