@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +34,8 @@ from pipeline.versions import newest, versions
 DEFAULT_URL: Final = "http://127.0.0.1:4200/api"
 """Where `s82 server start` puts its server: asked where PREFECT_API_URL names none."""
 MOST: Final = 200
+FEW: Final = 20
+LOOK_BACK_DAYS: Final = 7
 SHOWN_MODELS: Final = 10
 EVALUATION_FILE: Final = "evaluation.json"
 SCORES: Final = ("balanced_accuracy", "macro_f1", "accuracy")
@@ -83,6 +85,8 @@ class Deployed(_Facts):
     running: int
     last: Run | None
     next: datetime | None
+    unresolved: tuple[Run, ...] = ()
+    """Of the last days, runs that did not succeed, and that no later one with the same parameters has made good."""
 
 
 class Survey(_Facts):
@@ -196,8 +200,27 @@ def _deployed(client: SyncPrefectClient, deployment: DeploymentResponse) -> Depl
         paused=bool(deployment.paused),
         running=len(running),
         last=_run(last[0]) if last else None,
+        unresolved=_unresolved(
+            runs(FlowRunFilterStateType(any_=[StateType.FAILED, StateType.CRASHED]), FlowRunSort.END_TIME_DESC, FEW),
+            runs(FlowRunFilterStateType(any_=[StateType.COMPLETED]), FlowRunSort.END_TIME_DESC, MOST),
+        ),
         next=coming[0].next_scheduled_start_time if coming else None,
     )
+
+
+def _unresolved(bad: Sequence[FlowRun], good: Sequence[FlowRun]) -> tuple[Run, ...]:
+    since = datetime.now(UTC) - timedelta(days=LOOK_BACK_DAYS)
+    return tuple(_run(run) for run in bad if _ended_at(run) > since and not any(_makes_good(one, run) for one in good))
+
+
+def _makes_good(later: FlowRun, run: FlowRun) -> bool:
+    """Whether a run has done what another has not; what it was started by makes no difference."""
+    asked, done = ({key: value for key, value in one.parameters.items() if key != "upstream"} for one in (run, later))
+    return asked == done and _ended_at(later) > _ended_at(run)
+
+
+def _ended_at(run: FlowRun) -> datetime:
+    return run.end_time or datetime.min.replace(tzinfo=UTC)
 
 
 def _named(*names: str) -> FlowRunFilter:
@@ -302,15 +325,14 @@ def _of_pools(pools: Sequence[Pool]) -> Iterable[Trouble]:
 
 
 def _of_deployment(deployed: Deployed) -> Iterable[Trouble]:
-    last = deployed.last
-    if last is not None and last.state in ("Failed", "Crashed", "TimedOut"):
+    for run in deployed.unresolved:
         yield Trouble(
-            what=f"the last run of {deployed.name}, {last.name}, {_ended(last)}",
-            do=f"`prefect flow-run logs {last.id}` says more; `prefect flow-run retry {last.id}` goes on where it was, "
-            "with the same parameters",
+            what=f"the run {run.name} of {deployed.name} {_ended(run)}",
+            do=f"`prefect flow-run logs {run.id}` says more; `prefect flow-run retry {run.id}` goes on where it was, "
+            f"with the same parameters; `prefect flow-run delete {run.id}` has it forgotten",
         )
 
 
 def _ended(run: Run) -> str:
-    verb = {"Failed": "failed", "Crashed": "crashed", "TimedOut": "took too long"}[run.state]
+    verb = {"TimedOut": "took too long"}.get(run.state, run.state.lower())
     return f"{verb}: {run.message}" if run.message else verb

@@ -52,7 +52,7 @@ def test_the_same_version_twice_is_trained_on_once(server: SingleServer, version
     assert again["state_type"] == "COMPLETED"
     wait_for("the hand-over of the event", lambda: handed_over(server, version), 60, alive)
     (run,) = trainings(server, version)
-    assert run["idempotency_key"].startswith("train-model/train-model/")
+    assert run["idempotency_key"].startswith("train-model/train-model:/")
     assert run["state_type"] == "SCHEDULED"
 
 

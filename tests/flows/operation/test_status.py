@@ -63,7 +63,7 @@ def test_a_server_with_work_and_no_worker_needs_a_person(bare_server: None, root
         assert (deployed.last.state, deployed.last.message) == ("Failed", "no space")
         said = " ".join(trouble.what for trouble in status.troubles)
         assert "nobody works for the work pool cpu, and runs of it are late: 1" in said
-        assert f"the last run of looked-at, {failed.name}, failed: no space" in said
+        assert f"the run {failed.name} of looked-at failed: no space" in said
         for run in (failed, waits):
             client.delete_flow_run(run.id)
         client.delete_deployment(deployment)
