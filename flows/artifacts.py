@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 from uuid import UUID
 
 import httpx
+from prefect import get_run_logger
 from prefect.artifacts import (
     create_link_artifact,
     create_markdown_artifact,
@@ -65,9 +66,12 @@ def link_run(key: str, run_id: UUID | str | None, text: str) -> None:
         create_link_artifact(key=key, link=link, link_text=text, description=text)
 
 
+DATASET_TAG: Final = "dataset:"
+
+
 def tag_dataset(dataset_id: str) -> str:
     """The tag of all runs that made, or were made from, a dataset version: Prefect's list of runs can be cut to it."""
-    return f"dataset:{dataset_id}"
+    return f"{DATASET_TAG}{dataset_id}"
 
 
 def tag_this_run(tag: str) -> None:
@@ -79,8 +83,11 @@ def tag_this_run(tag: str) -> None:
 
 
 def can_draw() -> bool:
-    """Whether there is matplotlib: a machine that only cuts or trains needs none."""
-    return find_spec("matplotlib") is not None
+    """Whether there is matplotlib, which a machine that only cuts or trains needs not have; the log says if not."""
+    if find_spec("matplotlib") is not None:
+        return True
+    get_run_logger().info("no pictures without matplotlib: pip install 'stripe82-convention[report]'")
+    return False
 
 
 class ProgressBar:

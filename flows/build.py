@@ -182,7 +182,7 @@ def bring_up_to_date(build: Build, archive: Archive, clock: Stopwatch, slots: Sl
     dataset = open_dataset(published.path)
     if published.built_now:
         say_published(dataset, manner.then)
-    start_next(manner.then, dataset.path)  # also for a version whose run was lost before it came to this
+    start_next(manner.then, dataset)  # also for a version whose run was lost before it came to this
     tag_this_run(tag_dataset(published.dataset_id))
     show_counts(
         "dataset",
@@ -257,7 +257,6 @@ def _build_cells(
 def _show(dataset: Dataset, root: Path, is_new: bool, manner: Manner) -> None:
     """Pictures and a page for people; only where they can be drawn, which a build does not depend on."""
     if not can_draw():
-        get_run_logger().info("no pictures without matplotlib: pip install 'stripe82-convention[report]'")
         return
     from pipeline.report import write_report
     from pipeline.report.glance import glance

@@ -49,27 +49,27 @@ def hand_over(deployment: str, dataset: Path, run: Path | None = None, upstream:
     upstream
         Id of the flow run that finished the step before.
     """
-    start_next(deployment, dataset, run=run, upstream=upstream)
+    if deployment:
+        start_next(deployment, open_dataset(dataset), run=run, upstream=upstream)
 
 
 def say_published(dataset: Dataset, then: str | None) -> None:
     """Emit the event that a version is new."""
-    _emit(DATASET_PUBLISHED, f"s82.dataset.{dataset.info.dataset_id}", dataset.path, dataset.info.dataset_id, then)
+    _emit(DATASET_PUBLISHED, "s82.dataset", dataset.info.dataset_id, dataset, then)
 
 
-def say_finished(event: Finished, dataset: Path, run: Path, then: str | None) -> None:
+def say_finished(event: Finished, dataset: Dataset, run: Path, then: str | None) -> None:
     """Emit the event that a training run has come so far."""
-    dataset_id = open_dataset(dataset).info.dataset_id
-    _emit(event, f"s82.run.{run.name}", dataset, dataset_id, then, run=str(run.resolve()))
+    _emit(event, "s82.run", run.name, dataset, then, run=str(run.resolve()))
 
 
-def _emit(event: str, resource: str, dataset: Path, dataset_id: str, then: str | None, **more: str) -> None:
+def _emit(event: str, kind: str, name: str, dataset: Dataset, then: str | None, **more: str) -> None:
     emit_event(
         event=event,
-        resource={"prefect.resource.id": resource, "prefect.resource.name": resource.split(".", 2)[-1]},
+        resource={"prefect.resource.id": f"{kind}.{name}", "prefect.resource.name": name},
         payload={
-            "dataset": str(dataset.resolve()),
-            "dataset_id": dataset_id,
+            "dataset": str(dataset.path.resolve()),
+            "dataset_id": dataset.info.dataset_id,
             "then": then or "",
             "flow_run_id": flow_run.id or "",
             **more,
@@ -94,7 +94,9 @@ def check_next(deployment: str | None) -> None:
             raise HandOverError(_no_such(deployment)) from error
 
 
-def start_next(deployment: str | None, dataset: Path, *, run: Path | None = None, upstream: str | None = None) -> None:
+def start_next(
+    deployment: str | None, dataset: Dataset, *, run: Path | None = None, upstream: str | None = None
+) -> None:
     """Start a deployment on what is finished, if that has never been done; nothing for None or "".
 
     Raises
@@ -104,17 +106,14 @@ def start_next(deployment: str | None, dataset: Path, *, run: Path | None = None
     """
     if not deployment:
         return
-    version = open_dataset(dataset)
-    key = ":".join((deployment, str(version.path.resolve()), version.info.content_hash, run.name if run else ""))
-    upstream = upstream or flow_run.id
-    parameters: dict[str, Any] = {"dataset": str(version.path.resolve()), "upstream": upstream}
+    dataset_id, place = dataset.info.dataset_id, str(dataset.path.resolve())
+    key = ":".join((deployment, place, dataset.info.content_hash, run.name if run else ""))
+    parameters: dict[str, Any] = {"dataset": place, "upstream": upstream or flow_run.id}
     if run is not None:
         parameters["run"] = str(run.resolve())
-    started = _start(deployment, key, parameters, [tag_dataset(version.info.dataset_id)])
-    get_run_logger().info(
-        "%s is run %s of %s: %s", version.info.dataset_id, started.name, deployment, _standing(started)
-    )
-    link_run("next-run", started.id, f"{deployment} on {version.info.dataset_id}")
+    started = _start(deployment, key, parameters, [tag_dataset(dataset_id)])
+    get_run_logger().info("%s is run %s of %s: %s", dataset_id, started.name, deployment, _standing(started))
+    link_run("next-run", started.id, f"{deployment} on {dataset_id}")
 
 
 def _start(deployment: str, key: str, parameters: dict[str, Any], tags: list[str]) -> FlowRun:

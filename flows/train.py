@@ -26,7 +26,7 @@ from model.runs import ModelRecord, TrainResult, fine_tune, train
 from model.train import ProgressCallback
 from model.watching import watcher
 from pipeline.atomic import make_folder, storing
-from pipeline.manifest import open_dataset
+from pipeline.manifest import Dataset, open_dataset
 from pipeline.naming import report_path, root_of_dataset, run_dir
 
 LOCK_FILE: Final = ".lock"
@@ -91,7 +91,7 @@ def train_model(
             step("torchrun", retries=1)(run_torchrun)("train", arguments, n)
         # After torchrun, every model is there: this reads what it has made.
         result = step("train", retries=1)(train)(version.path, run, config, folds=folds, progress=_watcher())
-    _hand_over("s82.model.trained", result, version.path, then)
+    _hand_over("s82.model.trained", result, version, then)
     return result
 
 
@@ -124,7 +124,7 @@ def fine_tune_model(
             arguments = [str(version.path), str(run), "--parallel", parallel]
             step("torchrun", retries=1)(run_torchrun)("fine-tune", arguments, n)
         result = step("fine-tune", retries=1)(fine_tune)(version.path, run, progress=_watcher())
-    _hand_over("s82.model.fine-tuned", result, version.path, then)
+    _hand_over("s82.model.fine-tuned", result, version, then)
     return result
 
 
@@ -149,8 +149,8 @@ def evaluate_model(
     _begin(then, upstream, f"{run.name} was fine-tuned by")
     version = open_dataset(dataset)
     result = step("evaluate")(evaluate)(version.path, run)
-    say_finished("s82.model.evaluated", version.path, run, then)
-    start_next(then, version.path, run=run)
+    say_finished("s82.model.evaluated", version, run, then)
+    start_next(then, version, run=run)
     show_rows("evaluation", headline(result), f"Run {run} on {result.dataset_id}")
     _draw(run, version.path, report=report)
     return result
@@ -161,7 +161,7 @@ def _begin(then: str | None, upstream: str | None, text: str) -> None:
     link_run("upstream-run", upstream, text)
 
 
-def _hand_over(event: Finished, result: TrainResult, dataset: Path, then: str | None) -> None:
+def _hand_over(event: Finished, result: TrainResult, dataset: Dataset, then: str | None) -> None:
     say_finished(event, dataset, result.run_dir, then)
     start_next(then, dataset, run=result.run_dir)
     show_rows("models", [_row_of(model) for model in result.models], f"Run {result.run_dir} on {result.dataset_id}")
@@ -213,7 +213,6 @@ def _only_trainer(run: Path) -> Iterator[None]:
 def _draw(run: Path, dataset: Path, *, report: bool) -> None:
     """Pictures, where there is matplotlib: a machine that only trains needs none."""
     if not can_draw():
-        get_run_logger().info("no pictures without matplotlib: pip install 'stripe82-convention[report]'")
         return
     from pipeline.report import write_report
     from pipeline.report.pictures import write_pictures

@@ -24,7 +24,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt
 
-from flows.artifacts import show_rows
+from flows.artifacts import DATASET_TAG, show_rows, tag_dataset
 from flows.forms import described
 from flows.steps import step
 from pipeline.errors import ConfigError
@@ -34,8 +34,6 @@ from pipeline.versions import Collected
 
 PAGE: Final = 200
 """Runs that are asked for at once: what the server gives at most."""
-VERSION_TAG: Final = "dataset:"
-"""How the tag of a run that was handed a dataset version begins (`flows.handover`)."""
 
 
 class Upkeep(BaseModel):
@@ -87,7 +85,7 @@ def upkeep(
     if not root.is_dir():
         raise ConfigError(f"there is no folder {root}: name the one with datasets, runs and cache")
     with get_client(sync_client=True) as client:
-        waiting = {tag.removeprefix(VERSION_TAG) for tag in _tags_of_unfinished(client)}
+        waiting = {tag.removeprefix(DATASET_TAG) for tag in _tags_of_unfinished(client)}
     collected = step("versions")(clear_versions)(
         root, keep_versions, protected=datasets_of_runs(root) | waiting, dry_run=dry_run
     )
@@ -116,11 +114,11 @@ def clear_runs(days: float, *, kept_versions: frozenset[str], dry_run: bool) -> 
         Dataset ids; runs that were handed one of these stay.
     """
     with get_client(sync_client=True) as client:
-        kept = _newest_of_deployments(client)
+        kept, tags = _newest_of_deployments(client), set(map(tag_dataset, kept_versions))
         old = [
             run.id
             for run in _finished_before(client, datetime.now(UTC) - timedelta(days=days))
-            if run.id not in kept and not kept_versions & {tag.removeprefix(VERSION_TAG) for tag in run.tags}
+            if run.id not in kept and tags.isdisjoint(run.tags)
         ]
         for run_id in [] if dry_run else old:
             _remove(client, run_id)

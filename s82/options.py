@@ -23,7 +23,7 @@ def building(command: Command) -> Command:
             type=click.FloatRange(0, min_open=True),
             default=48,
             show_default=True,
-            help="Longest that a cell may take, outages of servers included.",
+            help="Longest that a cell may be fetched, and longest that it may be cut, outages of servers included.",
         ),
         click.option("--incomplete", is_flag=True, help="Publish even if cells failed, without their objects."),
         click.option(

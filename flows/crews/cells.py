@@ -28,8 +28,6 @@ from pipeline.plan import Cell
 
 MOST_TASKS: Final = 300
 """Prefect's server on SQLite loses records from two thousand tasks on; a build of more cells has several to a task."""
-
-
 LAST_FRAMES_S: Final = 60.0
 """How long a build that is given up waits for the cells that are at work."""
 
@@ -47,7 +45,7 @@ class Site:
         self.progress = progress
         self.results: dict[str, CellResult] = {}
         self.errors: dict[str, Exception] = {}
-        """Of cells that could not be built when they were last tried."""
+        """Of cells that could not be built when they were tried; who has a result since does not count."""
 
     def build(self, cell: Cell) -> None:
         """Build one cell. Where connections are shared by all workers, it waits for its turn to fetch."""
@@ -56,7 +54,6 @@ class Site:
             with self.slots.turn(self.progress.go_on):
                 near = self.crew.fetch(cell)
         self.results[cell.cell_id] = self.crew.build(cell, near)
-        self.errors.pop(cell.cell_id, None)
         self.progress.cell_done(cell.cell_id)
 
 

@@ -11,6 +11,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing.process import BaseProcess
 from typing import Final, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -96,9 +97,9 @@ def _belong_to_the_parent() -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if parent := multiprocessing.parent_process():
-        threading.Thread(target=_end_after, args=(parent.join,), daemon=True).start()
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
 
 
-def _end_after(wait: Callable[[], None]) -> None:
-    wait()
+def _end_after(process: BaseProcess) -> None:
+    process.join()
     os._exit(1)

@@ -6,7 +6,7 @@ Plain descriptions; `flows.operation.setup` brings them to a server.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from prefect.automations import AutomationCore, CallWebhook, ChangeFlowRunState, EventTrigger, Posture
@@ -91,16 +91,18 @@ def alerts(webhook: UUID, *, late_s: float, refresh_within_s: float) -> list[Aut
     return [*found, _overdue(webhook, refresh_within_s)] if refresh_within_s else found
 
 
+def _of_a_deployed_run(**when: Any) -> EventTrigger:
+    """Each run that a deployment has, by itself; not those at a terminal, whose people are there."""
+    return EventTrigger(match=EVERY_RUN, match_related=DEPLOYED, for_each={"prefect.resource.id"}, **when)
+
+
 def _failed(webhook: UUID) -> AutomationCore:
     return AutomationCore(
         name=f"{OWN}tell of failed runs",
         description="A deployment's run that failed or timed out is reported.",
-        trigger=EventTrigger(
+        trigger=_of_a_deployed_run(
             posture=Posture.Reactive,
-            match=EVERY_RUN,
-            match_related=DEPLOYED,
             expect={"prefect.flow-run.Failed", "prefect.flow-run.TimedOut"},
-            for_each={"prefect.resource.id"},
         ),
         actions=[_call(webhook, f"{_RUN_TEXT} failed", _RUN_DATA)],
     )
@@ -110,12 +112,9 @@ def _crashed(webhook: UUID) -> AutomationCore:
     return AutomationCore(
         name=f"{OWN}tell of crashed runs",
         description="A deployment's run whose process died is reported; a worker that says so twice, once.",
-        trigger=EventTrigger(
+        trigger=_of_a_deployed_run(
             posture=Posture.Reactive,
-            match=EVERY_RUN,
-            match_related=DEPLOYED,
             expect={"prefect.flow-run.Crashed"},
-            for_each={"prefect.resource.id"},
             within=timedelta(seconds=10),
         ),
         actions=[_call(webhook, f"{_RUN_TEXT} {_WHAT_THEN}", _RUN_DATA)],
@@ -126,13 +125,10 @@ def _waiting(webhook: UUID, late_s: float) -> AutomationCore:
     return AutomationCore(
         name=f"{OWN}tell of late runs",
         description=f"A run that no worker has taken up {late_s:.0f} s after it was due is reported.",
-        trigger=EventTrigger(
+        trigger=_of_a_deployed_run(
             posture=Posture.Proactive,
-            match=EVERY_RUN,
-            match_related=DEPLOYED,
             after={"prefect.flow-run.Late"},
             expect=set(TAKEN_UP),
-            for_each={"prefect.resource.id"},
             within=timedelta(seconds=late_s),
         ),
         actions=[_call(webhook, f"{_RUN_TEXT} is late: is a worker of its pool running?", _RUN_DATA)],

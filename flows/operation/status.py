@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict
 
 from flows.operation.serving import server_version
 from flows.operation.setup import POOLS, automations_of, reaching, server_url
+from model.rundir import EVALUATION_FILE
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.naming import RUN_CONFIG_FILE, runs_dir
 from pipeline.upkeep import surveys
@@ -37,7 +38,6 @@ MOST: Final = 200
 FEW: Final = 20
 LOOK_BACK_DAYS: Final = 7
 SHOWN_MODELS: Final = 10
-EVALUATION_FILE: Final = "evaluation.json"
 SCORES: Final = ("balanced_accuracy", "macro_f1", "accuracy")
 MESSAGE: Final = 300
 """Characters of a run's message that are shown."""

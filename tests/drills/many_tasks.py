@@ -28,7 +28,7 @@ def publish_after(tasks: int, dataset: Path) -> None:
     wait([nothing.submit() for _ in range(tasks)])
     version = open_dataset(dataset)
     say_published(version, "train-model/train-model")
-    start_next("train-model/train-model", version.path)
+    start_next("train-model/train-model", version)
 
 
 if __name__ == "__main__":

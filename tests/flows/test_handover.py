@@ -52,16 +52,14 @@ def starting(deployment: str, *given: dict[str, Any]) -> None:
 
 def test_a_version_is_handed_over_once_and_the_next_one_again(deployment: str, tmp_path: Path) -> None:
     first, second = small_dataset(tmp_path / "first"), small_dataset(tmp_path / "second", change=brighter)
-    of_first = {"dataset": first.path, "upstream": "the-build"}
+    of_first = {"dataset": first, "upstream": "the-build"}
     starting(deployment, of_first, of_first)
     starting(deployment, of_first)
     (run,) = runs_of(deployment)
     assert run.parameters == {"dataset": str(first.path.resolve()), "upstream": "the-build"}
     assert f"dataset:{first.info.dataset_id}" in run.tags
     # A new version; a refresh that has gone back to the one before; another step of that.
-    starting(
-        deployment, {"dataset": second.path}, of_first, {"dataset": first.path, "run": tmp_path / "runs" / "light"}
-    )
+    starting(deployment, {"dataset": second}, of_first, {"dataset": first, "run": tmp_path / "runs" / "light"})
     assert len(runs_of(deployment)) == 3
     starting("", of_first)
     assert len(runs_of(deployment)) == 3
@@ -73,7 +71,7 @@ def test_an_event_leads_to_the_same_call(deployment: str, tmp_path: Path) -> Non
 
     dataset = small_dataset(tmp_path / "third", change=lambda sequence: brighter(brighter(sequence)))
     before = len(runs_of(deployment))
-    starting(deployment, {"dataset": dataset.path, "upstream": "the-build"})
+    starting(deployment, {"dataset": dataset, "upstream": "the-build"})
     hand_over(deployment=deployment, dataset=str(dataset.path), upstream="the-build")
     assert len(runs_of(deployment)) == before + 1
     hand_over(deployment="", dataset=str(dataset.path), upstream="")
