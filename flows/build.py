@@ -278,8 +278,8 @@ def _say_what_and_why(outlook: Outlook, n_cells: int) -> None:
         return
     logger = get_run_logger()
     logger.info(
-        "%d of %d cells are to be built, the others are as in %s",
-        len(outlook.to_build), n_cells, outlook.parent.info.dataset_id,
+        "%d of %d cells are to be built, in %d only labels changed, the others are as in %s",
+        len(outlook.to_build), n_cells, len(outlook.to_relabel), outlook.parent.info.dataset_id,
     )  # fmt: skip
     for cell_id, why in list(outlook.to_build.items())[:SAID]:
         logger.info("cell %s: %s", cell_id, why)

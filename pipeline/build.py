@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +20,14 @@ from filelock import FileLock, Timeout
 from pipeline.archive import Archive
 from pipeline.atomic import storing
 from pipeline.catalog import Catalog, read_catalog
-from pipeline.cells import claims_done
+from pipeline.cells import read_marker
 from pipeline.cellstars import standards_sha256
 from pipeline.costs import Known, PlanSummary, summarise
 from pipeline.errors import BeingBuilt, DatasetError
 from pipeline.indexing.build import build_index
 from pipeline.naming import building_dir, cache_dir, survey_dir
-from pipeline.plan import Plan, make_plan
+from pipeline.plan import Cell, Plan, make_plan
+from pipeline.relabel import as_labelled_in
 from pipeline.sequences import SCHEMA_VERSION
 from pipeline.survey import SurveyConfig
 from pipeline.version import PIPELINE_VERSION
@@ -101,8 +102,9 @@ def prepare(survey: SurveyConfig, root: Path, archive: Archive, *, refresh_index
     standards = standards_sha256(survey, archive, refresh=True)
     hashes = {cell.cell_id: cell.input_hash(survey, standards) for cell in plan.cells}
     input_hash = _input_hash(survey, catalog, hashes)
-    known = Known(archive.held(), _done_cells(survey, root, input_hash, hashes), archive.rates())
-    summary = summarise(survey, plan, known)
+    folders = _folders_with_cells(survey, root, input_hash)
+    done = {cell.cell_id for cell in plan.cells if _is_done(cell, hashes[cell.cell_id], survey, standards, folders)}
+    summary = summarise(survey, plan, Known(archive.held(), done, archive.rates()))
     return Build(survey, root, catalog, plan, summary, input_hash, standards)
 
 
@@ -113,17 +115,21 @@ def _input_hash(survey: SurveyConfig, catalog: Catalog, cells: Mapping[str, str]
     return digest.hexdigest()
 
 
-def _done_cells(survey: SurveyConfig, root: Path, input_hash: str, hashes: Mapping[str, str]) -> set[str]:
-    """Of cells, by id and input hash, those that the latest version or a broken-off build say to have.
+def _folders_with_cells(survey: SurveyConfig, root: Path, input_hash: str) -> list[Path]:
+    """A broken-off build of the same, and the latest version."""
+    versions = survey_dir(root, survey.name)
+    latest = latest_version(versions)
+    return [building_dir(root, survey.name, input_hash[:ID_DIGITS]), *([versions / latest] if latest else [])]
 
-    A build looks whether that is so.
-    """
-    folders = [building_dir(root, survey.name, input_hash[:ID_DIGITS])]
-    if latest := latest_version(survey_dir(root, survey.name)):
-        folders.append(survey_dir(root, survey.name) / latest)
-    return {
-        cell_id for cell_id, wanted in hashes.items() if any(claims_done(folder, cell_id, wanted) for folder in folders)
-    }
+
+def _is_done(cell: Cell, input_hash: str, survey: SurveyConfig, standards: str, folders: Iterable[Path]) -> bool:
+    """Whether a folder says to have the cell, but for labels of objects. A build looks whether that is so."""
+    markers = (marker for folder in folders if (marker := read_marker(folder, cell.cell_id)))
+    return any(
+        marker.input_hash == input_hash
+        or marker.input_hash == as_labelled_in(marker, cell).input_hash(survey, standards)
+        for marker in markers
+    )
 
 
 @contextmanager

@@ -1,7 +1,11 @@
-"""What a build need not do, because a version that is published holds it: found out, and taken over by hard links."""
+"""What a build need not do, because a version that is published holds it: found out, and taken over by hard links.
+
+Where objects of a cell have other labels now, and nothing else is new, their files are written with these.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -13,12 +17,15 @@ from pipeline.archive import Archive
 from pipeline.atomic import replacing, storing, sync_dir
 from pipeline.build import Build
 from pipeline.cells import CellResult, cell_files, marker_file, read_marker, why_not_done
-from pipeline.errors import DatasetError, NewerSchema
+from pipeline.errors import DatasetError, NewerSchema, SequenceError
 from pipeline.manifest import Dataset, file_sha256, open_dataset
 from pipeline.naming import DATASET_FILE, FRAMES_FILE, MANIFEST_FILE, SKIPS_FILE, SUMS_FILE
+from pipeline.plan import Cell
+from pipeline.relabel import as_labelled_in, relabel_cell
 from pipeline.sums import read_sums
 from pipeline.versions import Version, newest, versions
 
+LOG: Final = logging.getLogger(__name__)
 LINK_PART: Final = ".link.part"
 
 
@@ -30,13 +37,15 @@ class Outlook:
     """None: there is none."""
     to_build: dict[str, str]
     """Cells that have to be built, and why."""
+    to_relabel: frozenset[str]
+    """Cells of which nothing but labels of objects has changed."""
     same_plan: bool
     """Whether the parent was built after this very plan."""
 
     @property
     def nothing_to_do(self) -> bool:
         """Whether the parent is what the build would give."""
-        return self.same_plan and not self.to_build
+        return self.same_plan and not self.to_build and not self.to_relabel
 
 
 def hold_against_versions(build: Build, archive: Archive) -> Outlook:
@@ -60,7 +69,7 @@ def hold_against_versions(build: Build, archive: Archive) -> Outlook:
             outlook = _hold_against(version, build, archive)
             if outlook.nothing_to_do or version is last:
                 return outlook
-    return Outlook(None, {cell.cell_id: "new" for cell in build.plan.cells}, same_plan=False)
+    return Outlook(None, {cell.cell_id: "new" for cell in build.plan.cells}, frozenset(), same_plan=False)
 
 
 def _hold_against(version: Version, build: Build, archive: Archive) -> Outlook:
@@ -72,12 +81,15 @@ def _hold_against(version: Version, build: Build, archive: Archive) -> Outlook:
             "away to build without it"
         )
     sums = _sums_of_tables(version)
-    to_build = {}
+    to_build, to_relabel = {}, set()
     for cell in build.plan.cells:
         marker = _believable_marker(version.path, cell.cell_id, sums)
-        if why := why_not_done(marker, cell, build.standards_sha256, build.survey, archive):
+        as_it_was = as_labelled_in(marker, cell) if marker else cell
+        if why := why_not_done(marker, as_it_was, build.standards_sha256, build.survey, archive):
             to_build[cell.cell_id] = why
-    return Outlook(open_dataset(version.path), to_build, same_plan=_is_of(build, version))
+        elif as_it_was is not cell:
+            to_relabel.add(cell.cell_id)
+    return Outlook(open_dataset(version.path), to_build, frozenset(to_relabel), same_plan=_is_of(build, version))
 
 
 def _sums_of_tables(version: Version) -> Mapping[str, str]:
@@ -109,7 +121,9 @@ def _is_of(build: Build, version: Version) -> bool:
 
 
 def take_over(build: Build, outlook: Outlook) -> int:
-    """Link the finished cells of the parent into the build; how many. `build_cell` checks their every file.
+    """Link the finished cells of the parent into the build, with new labels where objects have such; how many.
+
+    `build_cell` checks their every file, and builds a cell that cannot be taken over after all.
 
     Raises
     ------
@@ -118,11 +132,21 @@ def take_over(build: Build, outlook: Outlook) -> int:
     """
     if outlook.parent is None:
         return 0
-    taken = [cell.cell_id for cell in build.plan.cells if cell.cell_id not in outlook.to_build]
-    for cell_id in taken:
-        if (marker := read_marker(outlook.parent.path, cell_id)) is not None:
-            _link_all(outlook.parent.path, build.building, cell_files(marker))
+    taken = [cell for cell in build.plan.cells if cell.cell_id not in outlook.to_build]
+    for cell in taken:
+        if (marker := read_marker(outlook.parent.path, cell.cell_id)) is None:
+            continue
+        _link_all(outlook.parent.path, build.building, cell_files(marker))
+        if cell.cell_id in outlook.to_relabel:
+            _relabel(build, cell, marker, outlook.parent.path)
     return len(taken)
+
+
+def _relabel(build: Build, cell: Cell, marker: CellResult, parent: Path) -> None:
+    try:
+        relabel_cell(marker, cell, cell.input_hash(build.survey, build.standards_sha256), parent, build.building)
+    except (SequenceError, OSError) as error:
+        LOG.warning("cell %s is built again, as one of its files cannot be labelled anew: %s", cell.cell_id, error)
 
 
 def share_equal_files(parent: Dataset, building: Path, sha256_of: Mapping[str, str]) -> None:

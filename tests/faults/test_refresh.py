@@ -242,6 +242,42 @@ def test_labels_change_and_objects_come_and_go(site: Site) -> None:
     assert compare(second, third).counts["added"] == 1
 
 
+def test_new_labels_are_written_without_a_frame_as_cutting_would_write_them(site: Site, tmp_path: Path) -> None:
+    """Of all objects of a class at once, with the cache empty: lists are revised as a whole."""
+    first, cells = site.latest, Cells()
+    master = site.archive / MASTER
+    revised = master.read_text().replace(" AGN ", " zSNIa ")
+    assert revised != master.read_text()
+    master.write_text(revised)
+    for file in (site.root / "cache").rglob("*-*.fit*"):
+        file.unlink()
+    second = site.refresh(cells)
+    assert (cells.cut, asked_frames(site)) == (set(), [])
+    changes = read_changes(second)
+    assert changes.why == {"label": changes.counts["changed"]}
+    assert 0 < changes.counts["changed"] < len(first.objects)
+    assert_shared(first, second, changes)
+    assert verify_dataset(first.path) == verify_dataset(second.path) == []
+    from_nothing = build(site.server.url, tmp_path / "other", cell_width_deg=0.06)
+    assert from_nothing.info.content_hash == second.info.content_hash
+    assert (from_nothing.path / "cells").is_dir()
+    for file in sorted((second.path / "cells").iterdir()):
+        assert file.read_bytes() == (from_nothing.path / "cells" / file.name).read_bytes()
+
+
+def test_a_damaged_file_is_not_labelled_anew_but_its_cell_is_cut(site: Site) -> None:
+    first, cells = site.latest, Cells()
+    master = site.archive / MASTER
+    master.write_text(master.read_text().replace(" AGN ", " zSNIa "))
+    victim = next(row for row in first.objects if row.class_name == "AGN")
+    rot(first.path / victim.file)
+    second = site.refresh(cells)
+    assert cells.cut == {
+        row["cell"] for row in first.table("manifest.parquet").to_pylist() if row["object_id"] == victim.object_id
+    }
+    assert verify_dataset(second.path) == []
+
+
 def test_another_rule_for_folds_cuts_nothing_anew(site: Site) -> None:
     first, cells = site.latest, Cells()
     second = site.refresh(cells, changes={"splits": SplitConfig(folds=3, seed=5)})
