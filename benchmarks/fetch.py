@@ -47,11 +47,12 @@ with ArchiveServer(Path(sys.argv[1]), bytes_per_s=float(sys.argv[2]) or None) as
     sys.stdin.read()
 """
 CHILD = """
-import resource, sys
+import sys
 from benchmarks.fetch import fetch
+from benchmarks.support.memory import peak_mb
 from pathlib import Path
 fetch(sys.argv[1], Path(sys.argv[2]), sys.argv[3:], "at-fetch")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(peak_mb())
 """
 
 

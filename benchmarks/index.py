@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 
+from benchmarks.support.memory import peak_mb
 from pipeline.astrometry import from_great_circle, to_great_circle
 from pipeline.cuts import in_own_season, judge, limit_epochs
 from pipeline.exposures import ExposureIndex
@@ -186,11 +186,6 @@ def measure(n_runs: int, n_alone: int) -> dict[str, float | str]:
         "astropy_loop_over_covering": alone_s * len(ra) / seconds["covering"],
         "index_file_mb": file_mb,
     }
-
-
-def peak_mb() -> float:
-    """Largest resident memory so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def show(result: dict[str, float | str], say: Callable[[str], None] = print) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import sep
 
+from benchmarks.support.memory import peak_mb
 from pipeline.export import ExportOptions, export_dataset
 from pipeline.forced import forced_photometry
 from pipeline.lightcurvefile import write_light_curves
@@ -108,7 +108,7 @@ def measure(n_objects: int) -> dict[str, float]:
     return {
         "lightcurves_us_per_image": curves_s / n_rows * 1e6,
         "export_us_per_image": export_s / n_rows * 1e6,
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mb": peak_mb(),
     }
 
 

@@ -7,24 +7,19 @@ another. Prints JSON.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.support.memory import peak_mb
 from benchmarks.support.synthetic import Sky, build_cell, plan_build
 from pipeline.pack import verify_pack
 from pipeline.packing import pack_dataset
 from pipeline.publish import publish
 from pipeline.report.page import write_report
 from pipeline.verify import verify_dataset
-
-
-def peak_mb() -> float:
-    """Largest resident memory so far of this process and of any child."""
-    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
 
 
 def measure(root: Path, n_objects: int) -> dict[str, float]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from typing import Final
 import numpy as np
 
 from benchmarks.support.files import FrameFiles, random_places
+from benchmarks.support.memory import peak_mb
 from flows.crews.workers import worker_pool
 from pipeline.cutting import FrameJob, cut_frame
 from pipeline.naming import parse_frame_file
@@ -50,7 +50,7 @@ def work(job: FrameJob) -> Worked:
     wall, cpu = time.perf_counter(), time.process_time()
     cut_frame(job)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return Worked(os.getpid(), wall, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return Worked(os.getpid(), wall, cpu, peak_mb())
 
 
 def jobs_of(frames: Sequence[FrameFiles], number: int) -> list[FrameJob]:
