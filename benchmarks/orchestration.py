@@ -26,7 +26,7 @@ import psutil
 from benchmarks.support.nightsky import cost_of, plan_sdss_sn
 from benchmarks.support.schedule import Cluster, simulate
 from pipeline.build import exclusive, open_archive, prepare
-from pipeline.cells import CellResult
+from pipeline.cellrecord import CellResult
 from pipeline.plan import Cell
 from pipeline.publish import publish
 from pipeline.reuse import hold_against_versions, take_over

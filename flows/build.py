@@ -29,7 +29,7 @@ from flows.progress import BuildProgress, Stopwatch
 from flows.steps import step
 from pipeline.archive import Archive
 from pipeline.build import Build, exclusive, open_archive, prepare
-from pipeline.cells import CellResult, claims_done
+from pipeline.cellrecord import CellResult, claims_done
 from pipeline.costs import PlanSummary, check_transfer
 from pipeline.differences import compare, read_changes
 from pipeline.errors import ConfigError, DatasetError

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,12 @@ from filelock import FileLock, Timeout
 from pipeline.archive import Archive
 from pipeline.atomic import storing
 from pipeline.catalog import Catalog, read_catalog
-from pipeline.cells import read_marker
+from pipeline.cellrecord import CellResult, read_marker
 from pipeline.cellstars import standards_sha256
 from pipeline.costs import Known, PlanSummary, summarise
 from pipeline.errors import BeingBuilt, DatasetError
 from pipeline.indexing.build import build_index
+from pipeline.kept import keepable
 from pipeline.naming import building_dir, cache_dir, survey_dir
 from pipeline.plan import Cell, Plan, make_plan
 from pipeline.relabel import as_labelled_in
@@ -102,10 +103,8 @@ def prepare(survey: SurveyConfig, root: Path, archive: Archive, *, refresh_index
     standards = standards_sha256(survey, archive, refresh=True)
     hashes = {cell.cell_id: cell.input_hash(survey, standards) for cell in plan.cells}
     input_hash = _input_hash(survey, catalog, hashes)
-    folders = _folders_with_cells(survey, root, input_hash)
-    done = {cell.cell_id for cell in plan.cells if _is_done(cell, hashes[cell.cell_id], survey, standards, folders)}
-    summary = summarise(survey, plan, Known(archive.held(), done, archive.rates()))
-    return Build(survey, root, catalog, plan, summary, input_hash, standards)
+    known = _known(survey, root, archive, plan, input_hash, hashes, standards)
+    return Build(survey, root, catalog, plan, summarise(survey, plan, known), input_hash, standards)
 
 
 def _input_hash(survey: SurveyConfig, catalog: Catalog, cells: Mapping[str, str]) -> str:
@@ -115,21 +114,35 @@ def _input_hash(survey: SurveyConfig, catalog: Catalog, cells: Mapping[str, str]
     return digest.hexdigest()
 
 
-def _folders_with_cells(survey: SurveyConfig, root: Path, input_hash: str) -> list[Path]:
-    """A broken-off build of the same, and the latest version."""
+def _known(
+    survey: SurveyConfig,
+    root: Path,
+    archive: Archive,
+    plan: Plan,
+    input_hash: str,
+    hashes: Mapping[str, str],
+    standards: str,
+) -> Known:
+    """What the cache, the latest version and a broken-off build say to have; a build looks whether it is so."""
     versions = survey_dir(root, survey.name)
-    latest = latest_version(versions)
-    return [building_dir(root, survey.name, input_hash[:ID_DIGITS]), *([versions / latest] if latest else [])]
+    folders = [building_dir(root, survey.name, input_hash[:ID_DIGITS])]
+    if latest := latest_version(versions):
+        folders.append(versions / latest)
+    done, kept = set(), {}
+    for cell in plan.cells:
+        markers = [marker for folder in folders if (marker := read_marker(folder, cell.cell_id))]
+        if any(_is_of(marker, cell, hashes[cell.cell_id], survey, standards) for marker in markers):
+            done.add(cell.cell_id)
+        elif markers:
+            kept[cell.cell_id] = keepable(markers[-1], cell, standards, survey, archive).keys()
+    return Known(archive.held(), done, kept, archive.rates())
 
 
-def _is_done(cell: Cell, input_hash: str, survey: SurveyConfig, standards: str, folders: Iterable[Path]) -> bool:
-    """Whether a folder says to have the cell, but for labels of objects. A build looks whether that is so."""
-    markers = (marker for folder in folders if (marker := read_marker(folder, cell.cell_id)))
-    return any(
-        marker.input_hash == input_hash
-        or marker.input_hash == as_labelled_in(marker, cell).input_hash(survey, standards)
-        for marker in markers
-    )
+def _is_of(marker: CellResult, cell: Cell, input_hash: str, survey: SurveyConfig, standards: str) -> bool:
+    """Whether a cell was built as it is to be, but for labels of objects."""
+    if marker.input_hash == input_hash:
+        return True
+    return marker.input_hash == as_labelled_in(marker, cell).input_hash(survey, standards)
 
 
 @contextmanager

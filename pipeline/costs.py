@@ -56,6 +56,8 @@ class Known:
     held: Held = field(default_factory=dict)
     done_cells: Collection[str] = frozenset()
     """Ids of the cells that are built."""
+    kept: Mapping[str, Collection[Exposure]] = field(default_factory=dict)
+    """Of other cells, exposures that need not be read again, as an earlier build has their images."""
     rates: Mapping[str, Rate] = field(default_factory=dict)
     """Per archive and connection, of what was fetched so far."""
 
@@ -79,7 +81,7 @@ class ArchiveCosts:
     held_gb: float
     """Of these, in the cache already."""
     fetch_gb: float
-    """Still to fetch: for cells that are not built, and not in the cache."""
+    """Still to fetch: for images that are not cut, and not in the cache."""
     mb_per_s: float
     """Of all connections together."""
     measured_files: int
@@ -122,8 +124,9 @@ def summarise(survey: SurveyConfig, plan: Plan, known: Known = NOTHING_KNOWN) ->
     """Count and weigh what the cells of `plan` need."""
     bands = survey.thumbnails.bands
     to_do = tuple(cell for cell in plan.cells if cell.cell_id not in known.done_cells)
-    archives = {archive.name: _archive_costs(archive, plan.cells, to_do, bands, known) for archive in survey.archives}
-    cache_gb = _cache_gb(survey, to_do, sum(costs.gigabytes for costs in archives.values()))
+    to_read = tuple(cell.without(known.kept.get(cell.cell_id, ())) for cell in to_do)
+    archives = {archive.name: _archive_costs(archive, plan.cells, to_read, bands, known) for archive in survey.archives}
+    cache_gb = _cache_gb(survey, to_read, sum(costs.gigabytes for costs in archives.values()))
     size = survey.thumbnails.size
     return PlanSummary(
         objects=sum(len(cell.targets) for cell in plan.cells),
@@ -140,7 +143,7 @@ def summarise(survey: SurveyConfig, plan: Plan, known: Known = NOTHING_KNOWN) ->
         disk_gb=_dataset_gb(to_do, len(bands), size)
         + max(cache_gb - sum(costs.held_gb for costs in archives.values()), 0.0),
         transfer_hours=sum(costs.transfer_hours for costs in archives.values()),
-        core_hours=_core_s(survey, to_do) / 3600,
+        core_hours=_core_s(survey, to_read) / 3600,
     )
 
 
@@ -168,11 +171,11 @@ def large_transfer_advice(summary: PlanSummary) -> str:
 
 
 def _archive_costs(
-    archive: ArchiveConfig, cells: Iterable[Cell], to_do: Iterable[Cell], bands: tuple[Band, ...], known: Known
+    archive: ArchiveConfig, cells: Iterable[Cell], to_read: Iterable[Cell], bands: tuple[Band, ...], known: Known
 ) -> ArchiveCosts:
     visits = [visit for cell in cells for visit in cell.visits if visit.exposure.archive == archive.name]
     exposures = _exposures(archive, cells)
-    missing = _exposures(archive, to_do)
+    missing = _exposures(archive, to_read)
     held = frozenset(known.held.get(archive.name, ()))
     everything, there = _files(archive, exposures, len(bands)), _held(archive, exposures, bands, held)
     wanted, there_of_wanted = everything, there

@@ -10,8 +10,9 @@ import hashlib
 import json
 import math
 from collections import Counter, defaultdict
-from dataclasses import astuple, dataclass
-from typing import Final
+from collections.abc import Collection
+from dataclasses import astuple, dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,11 +73,7 @@ class Cell:
         standards_sha256
             Of the survey's catalogue of standard stars, where it gives one.
         """
-        archives = {visit.exposure.archive for visit in self.visits}
-        content = {
-            "software": [PIPELINE_VERSION, SCHEMA_VERSION],
-            "survey": survey.cell_fingerprint(archives),
-            "standards": standards_sha256,
+        content = self._how(survey, standards_sha256) | {
             "cell": self.cell_id,
             "targets": [
                 [target.object_id, repr(target.ra_deg), repr(target.dec_deg), target.class_name, target.confirmation]
@@ -85,6 +82,22 @@ class Cell:
             "visits": [[astuple(visit.exposure), visit.object_ids] for visit in self.visits],
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def without(self, exposures: Collection[Exposure]) -> Cell:
+        """The cell with the rest of its visits."""
+        return replace(self, visits=tuple(visit for visit in self.visits if visit.exposure not in exposures))
+
+    def recipe(self, survey: SurveyConfig, standards_sha256: str = "") -> str:
+        """sha256 of how its images are cut: equal recipe, place and files, equal image."""
+        return hashlib.sha256(json.dumps(self._how(survey, standards_sha256), sort_keys=True).encode()).hexdigest()
+
+    def _how(self, survey: SurveyConfig, standards_sha256: str) -> dict[str, Any]:
+        archives = {visit.exposure.archive for visit in self.visits}
+        return {
+            "software": [PIPELINE_VERSION, SCHEMA_VERSION],
+            "survey": survey.cell_fingerprint(archives),
+            "standards": standards_sha256,
+        }
 
 
 @dataclass(frozen=True, slots=True)

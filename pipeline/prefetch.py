@@ -14,11 +14,13 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.archive import Archive
-from pipeline.cells import CellProgress, read_marker, why_not_done
+from pipeline.cellrecord import read_marker, why_not_done
+from pipeline.cells import CellProgress
 from pipeline.cellstars import detection_uses
 from pipeline.errors import BadPayload, CellTimeout, NotInArchive
 from pipeline.fetching import uses
 from pipeline.inthreads import OutOfTime, in_threads
+from pipeline.kept import keepable
 from pipeline.plan import Cell
 from pipeline.survey import SurveyConfig
 
@@ -34,7 +36,7 @@ def fetch_cell(
     seconds: float = math.inf,
     progress: Callable[[CellProgress], None] | None = None,
 ) -> int:
-    """Fetch every file of a cell that is not done into the cache of `archive`; how many there are.
+    """Fetch every file that a cell still needs into the cache of `archive`; how many there are.
 
     After each of them `progress` is told how many bytes came over the network; no frame is cut yet. Files that the
     archive does not have are no error here: `build_cell` counts them.
@@ -46,9 +48,11 @@ def fetch_cell(
     ArchiveError
         A server did not answer after all retries, or its files have changed.
     """
-    if why_not_done(read_marker(dataset, cell.cell_id), cell, standards_sha256, survey, archive) is None:
+    earlier = read_marker(dataset, cell.cell_id)
+    if why_not_done(earlier, cell, standards_sha256, survey, archive) is None:
         return 0
-    files = sorted(uses(cell, survey) + detection_uses(cell, survey))
+    rest = cell.without(keepable(earlier, cell, standards_sha256, survey, archive))
+    files = sorted(uses(rest, survey) + detection_uses(rest, survey))
     total, n_bytes = len(cell.visits) * len(survey.thumbnails.bands), 0
     calls = (partial(_fetch, archive, *file) for file in files)
     try:

@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.atomic import storing, sync_dir, write_text
 from pipeline.build import ID_DIGITS, Build
 from pipeline.card import dataset_card
-from pipeline.cells import CellResult, cell_files
+from pipeline.cellrecord import CellResult, cell_files
 from pipeline.croissant import croissant
 from pipeline.differences import compare
 from pipeline.errors import DatasetError

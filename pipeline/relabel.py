@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.atomic import write_text
 from pipeline.catalog import Target
-from pipeline.cells import CellResult, marker_file
+from pipeline.cellrecord import CellResult, marker_file
 from pipeline.errors import SequenceError
 from pipeline.manifest import file_sha256
 from pipeline.plan import Cell

@@ -16,7 +16,7 @@ from typing import Final
 from pipeline.archive import Archive
 from pipeline.atomic import replacing, storing, sync_dir
 from pipeline.build import Build
-from pipeline.cells import CellResult, cell_files, marker_file, read_marker, why_not_done
+from pipeline.cellrecord import CellResult, cell_files, claims_done, marker_file, read_marker, why_not_done
 from pipeline.errors import DatasetError, NewerSchema, SequenceError
 from pipeline.manifest import Dataset, file_sha256, open_dataset
 from pipeline.naming import DATASET_FILE, FRAMES_FILE, MANIFEST_FILE, SKIPS_FILE, SUMS_FILE
@@ -123,7 +123,8 @@ def _is_of(build: Build, version: Version) -> bool:
 def take_over(build: Build, outlook: Outlook) -> int:
     """Link the finished cells of the parent into the build, with new labels where objects have such; how many.
 
-    `build_cell` checks their every file, and builds a cell that cannot be taken over after all.
+    Of cells that are to be built what they were before is linked, too, where images of it may stay (`kept`).
+    `build_cell` checks every file, and builds a cell that cannot be taken over after all.
 
     Raises
     ------
@@ -132,14 +133,24 @@ def take_over(build: Build, outlook: Outlook) -> int:
     """
     if outlook.parent is None:
         return 0
-    taken = [cell for cell in build.plan.cells if cell.cell_id not in outlook.to_build]
-    for cell in taken:
-        if (marker := read_marker(outlook.parent.path, cell.cell_id)) is None:
+    parent, taken = outlook.parent.path, 0
+    sums = read_sums(parent) if outlook.parent.info.schema_version > 2 else {}
+    for cell in build.plan.cells:
+        marker = _believable_marker(parent, cell.cell_id, sums)
+        if marker is None or (cell.cell_id in outlook.to_build and not _is_of_use(marker, cell, build)):
             continue
-        _link_all(outlook.parent.path, build.building, cell_files(marker))
+        _link_all(parent, build.building, cell_files(marker))
         if cell.cell_id in outlook.to_relabel:
-            _relabel(build, cell, marker, outlook.parent.path)
-    return len(taken)
+            _relabel(build, cell, marker, parent)
+        taken += cell.cell_id not in outlook.to_build
+    return taken
+
+
+def _is_of_use(marker: CellResult, cell: Cell, build: Build) -> bool:
+    """Whether a cell that is to be built can take images from how it was, and has not been built since."""
+    if marker.recipe != cell.recipe(build.survey, build.standards_sha256):
+        return False
+    return not claims_done(build.building, cell.cell_id, cell.input_hash(build.survey, build.standards_sha256))
 
 
 def _relabel(build: Build, cell: Cell, marker: CellResult, parent: Path) -> None:

@@ -20,6 +20,8 @@ NOT_IN_ARCHIVE: Final = "not-in-archive"
 NO_MASK: Final = "no-mask"
 BAD_PAYLOAD: Final = "bad-payload"
 BAD_FRAME: Final = "bad-frame"
+BAD_ZEROPOINT: Final = "bad-zeropoint"
+LOW_COVERAGE: Final = "low-coverage"
 _MAY_COME: Final = (NOT_IN_ARCHIVE, NO_MASK, BAD_PAYLOAD, BAD_FRAME)
 """Reasons of skips that a later run may find gone."""
 
@@ -55,17 +57,16 @@ def sources_sha256(sources: Iterable[SourceFile]) -> str:
     return digest.hexdigest()
 
 
-def changed_source(sources: Iterable[SourceFile], archive: Archive) -> SourceFile | None:
-    """The first that was fetched since with another content; what the ledger does not know is taken to be the same."""
+def changed_sources(sources: Iterable[SourceFile], archive: Archive) -> set[SourceFile]:
+    """Those that were fetched since with another content; what the ledger does not know is taken to be the same."""
     of_archive: dict[str, set[SourceFile]] = defaultdict(set)
     for source in sources:
         of_archive[source.archive].add(source)
+    changed = set()
     for name, files in of_archive.items():
         known = archive.ledger.sha256_of(name, sorted(file.path for file in files))
-        changed = (file for file in files if known.get(file.path, file.sha256) != file.sha256)
-        if (first := min(changed, default=None)) is not None:
-            return first
-    return None
+        changed |= {file for file in files if known.get(file.path, file.sha256) != file.sha256}
+    return changed
 
 
 def came_since(skips: Iterable[Mapping[str, str]], cell: Cell, survey: SurveyConfig, archive: Archive) -> str | None:

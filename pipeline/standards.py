@@ -85,13 +85,13 @@ def merge_positions(found: Iterable[Positions]) -> Positions:
         ra_N, dec_N = one.ra_deg_S, one.dec_deg_S
         new_N = np.ones(len(ra_N), dtype=bool)
         if ra_deg.size and ra_N.size:
-            distance_N, _ = cKDTree(_flat(ra_deg, dec_deg)).query(_flat(ra_N, dec_N))
+            distance_N, _ = cKDTree(flat_arcsec(ra_deg, dec_deg)).query(flat_arcsec(ra_N, dec_N))
             new_N = distance_N > MATCH_ARCSEC
         ra_deg, dec_deg = np.append(ra_deg, ra_N[new_N]), np.append(dec_deg, dec_N[new_N])
     return Positions(ra_deg, dec_deg)
 
 
-def _flat(ra_deg: Floats, dec_deg: Floats) -> Floats:
+def flat_arcsec(ra_deg: Floats, dec_deg: Floats) -> Floats:
     """Places in arcseconds on the unit sphere times its radius; distances are chords, which is the same at 1″."""
     ra, dec = np.deg2rad(ra_deg), np.deg2rad(dec_deg)
     places = np.column_stack([np.cos(ra) * np.cos(dec), np.sin(ra) * np.cos(dec), np.sin(dec)])

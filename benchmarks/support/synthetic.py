@@ -20,7 +20,7 @@ from pipeline.atomic import write_text
 from pipeline.bands import BANDS
 from pipeline.build import Build
 from pipeline.catalog import Catalog, Target
-from pipeline.cells import CellResult
+from pipeline.cellrecord import CellResult
 from pipeline.costs import summarise
 from pipeline.manifest import Dataset
 from pipeline.naming import CELLS_FOLDER, frame_path, sequence_path

@@ -27,7 +27,8 @@ from flows.crews.lifeline import when_let_go
 from flows.crews.workers import LONGEST_CALL_S, in_time
 from pipeline.archive import Archive
 from pipeline.build import open_archive
-from pipeline.cells import CellResult, build_cell
+from pipeline.cellrecord import CellResult
+from pipeline.cells import build_cell
 from pipeline.errors import CellTimeout, WorkerDied
 from pipeline.plan import Cell
 

@@ -22,7 +22,7 @@ from flows.crews.slots import Slots
 from flows.logs import about
 from flows.progress import BuildProgress, GivenUp
 from flows.steps import SeveralFailed, worth_retrying
-from pipeline.cells import CellResult
+from pipeline.cellrecord import CellResult
 from pipeline.errors import DatasetError, PipelineError
 from pipeline.plan import Cell
 

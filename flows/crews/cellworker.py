@@ -19,7 +19,8 @@ from distributed import get_worker, secede
 from flows.crews.cellprocess import CellProcess, archive_of
 from flows.crews.crew import CellWork
 from pipeline.archive import Archive
-from pipeline.cells import CellProgress, CellResult
+from pipeline.cellrecord import CellResult
+from pipeline.cells import CellProgress
 from pipeline.cellstars import detection_uses
 from pipeline.errors import ClusterError
 from pipeline.fetching import uses

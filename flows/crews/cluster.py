@@ -21,7 +21,8 @@ from distributed import Client, KilledWorker
 
 from flows.crews import cellworker
 from flows.crews.crew import CellWork, Tell
-from pipeline.cells import CellProgress, CellResult
+from pipeline.cellrecord import CellResult
+from pipeline.cells import CellProgress
 from pipeline.errors import ClusterError, WorkerDied
 from pipeline.plan import Cell
 from pipeline.version import software_versions

@@ -11,7 +11,8 @@ from typing import Protocol
 
 from flows.crews.workers import worker_pool
 from pipeline.archive import Archive
-from pipeline.cells import CellProgress, CellResult, build_cell
+from pipeline.cellrecord import CellResult
+from pipeline.cells import CellProgress, build_cell
 from pipeline.costs import CELLS_AT_ONCE
 from pipeline.errors import WorkerDied
 from pipeline.plan import Cell

@@ -26,7 +26,8 @@ from pipeline.atomic import replacing, write_text
 from pipeline.build import ID_DIGITS, Build, exclusive
 from pipeline.catalog import Catalog
 from pipeline.catalog import Target as ListedTarget
-from pipeline.cells import CellResult, marker_file, read_marker, stack_records
+from pipeline.cellrecord import CellResult, marker_file, read_marker
+from pipeline.cells import stack_records
 from pipeline.classmap import read_class_map
 from pipeline.costs import summarise
 from pipeline.errors import PipelineError

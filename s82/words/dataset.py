@@ -175,3 +175,4 @@ def verify_packed(pack: Path, as_json: bool) -> None:
 
 command.add_command(sharing.export)
 command.add_command(sharing.lightcurves)
+command.add_command(sharing.standards)

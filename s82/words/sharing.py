@@ -1,4 +1,4 @@
-"""`s82 dataset export` and `s82 dataset lightcurves`"""
+"""`s82 dataset export`, `s82 dataset lightcurves` and `s82 dataset standards`"""
 
 from __future__ import annotations
 
@@ -59,3 +59,19 @@ def lightcurves(path: Path, out: Path, background: str, as_json: bool) -> None:
 
     n_rows = write_light_curves(open_dataset(path), out, subtract_background=background == "annulus")
     show({"out": str(out), "rows": n_rows, "background": background}, as_json=as_json)
+
+
+@click.command("standards")
+@click.argument("path", metavar="DATASET", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default="standards.csv", show_default=True)
+@as_json
+def standards(path: Path, out: Path, as_json: bool) -> None:
+    """Write the standard stars that the cells of DATASET have made as one catalogue.
+
+    As the survey's `[calibration] reference` it makes zero points independent of later nights: what a refresh has no
+    new frames for stays as it is, and is not cut again.
+    """
+    from pipeline.starcatalog import write_catalogue
+
+    n_stars = write_catalogue(open_dataset(path), out)
+    show({"out": str(out), "stars": n_stars}, as_json=as_json)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from pipeline.cells import read_marker
+from pipeline.cellrecord import read_marker
 from pipeline.manifest import open_dataset
 from pipeline.naming import CELLS_FOLDER
 from pipeline.simulate.server import ArchiveServer, Fault

@@ -12,7 +12,8 @@ import pytest
 
 from pipeline.archive import Archive, Patience
 from pipeline.build import exclusive, prepare
-from pipeline.cells import CellProgress, CellResult, build_cell
+from pipeline.cellrecord import CellResult
+from pipeline.cells import CellProgress, build_cell
 from pipeline.manifest import Dataset, open_dataset
 from pipeline.naming import cache_dir
 from pipeline.publish import adopt, publish

@@ -11,7 +11,8 @@ import pytest
 
 from pipeline.archive import Archive
 from pipeline.build import Build, exclusive, prepare
-from pipeline.cells import CellProgress, CellResult, build_cell
+from pipeline.cellrecord import CellResult
+from pipeline.cells import CellProgress, build_cell
 from pipeline.errors import BeingBuilt, CellTimeout
 from pipeline.manifest import open_dataset
 from pipeline.naming import cache_dir

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ from pipeline.differences import Changes, compare, read_changes
 from pipeline.errors import DatasetError
 from pipeline.manifest import Dataset, open_dataset
 from pipeline.simulate.server import ArchiveServer, Request
-from pipeline.survey import SplitConfig
+from pipeline.starcatalog import write_catalogue
+from pipeline.survey import CalibrationConfig, SplitConfig
 from pipeline.verify import verify_dataset
 from pipeline.versions import versions
 from tests.faults.conftest import build, refresh
@@ -260,9 +262,7 @@ def test_new_labels_are_written_without_a_frame_as_cutting_would_write_them(site
     assert verify_dataset(first.path) == verify_dataset(second.path) == []
     from_nothing = build(site.server.url, tmp_path / "other", cell_width_deg=0.06)
     assert from_nothing.info.content_hash == second.info.content_hash
-    assert (from_nothing.path / "cells").is_dir()
-    for file in sorted((second.path / "cells").iterdir()):
-        assert file.read_bytes() == (from_nothing.path / "cells" / file.name).read_bytes()
+    assert_same_records(second, from_nothing)
 
 
 def test_a_damaged_file_is_not_labelled_anew_but_its_cell_is_cut(site: Site) -> None:
@@ -276,6 +276,69 @@ def test_a_damaged_file_is_not_labelled_anew_but_its_cell_is_cut(site: Site) -> 
         row["cell"] for row in first.table("manifest.parquet").to_pylist() if row["object_id"] == victim.object_id
     }
     assert verify_dataset(second.path) == []
+
+
+@pytest.mark.parametrize("reference", ["none", "stars"])
+def test_a_new_night_is_all_that_is_fetched_and_the_result_is_that_of_cutting_everything(
+    site: Site, tmp_path: Path, reference: str
+) -> None:
+    """Where zero points do not rest on the cell's other frames: not checked, or held against a catalogue."""
+    if reference == "stars":
+        reference = str(tmp_path / "stars.csv")
+        assert write_catalogue(site.latest, tmp_path / "stars.csv") > 5
+    how, fields = {"calibration": CalibrationConfig(reference=reference)}, (site.archive / FIELDS).read_bytes()
+    hide_run(site.archive, NEWEST)
+    site.refresh(changes=how, max_removed=0.5)
+    (site.archive / FIELDS).write_bytes(fields)
+    asked = len(asked_frames(site))
+    for file in (site.root / "cache").rglob("*-*.fit*"):
+        file.unlink()
+    second = site.refresh(changes=how)
+    frames = asked_frames(site)[asked:]
+    assert len(frames) == 2  # one per band
+    assert all(f"/{NEWEST}/" in path for path in frames)
+    changes = read_changes(second)
+    assert changes.why == {"new images": changes.counts["changed"]}
+    assert sum(len(one.images_added) for one in changes.objects) == 28
+    assert not any(one.images_changed for one in changes.objects)
+    assert verify_dataset(second.path) == []
+    from_nothing = build(site.server.url, tmp_path / "other", cell_width_deg=0.06, changes=how)
+    assert from_nothing.path.name == second.path.name
+    assert_same_records(second, from_nothing)
+
+
+def assert_same_records(one: Dataset, other: Dataset) -> None:
+    """Of all cells, to the byte: objects, frames, skips, moments."""
+    records = sorted((one.path / "cells").iterdir())
+    assert [file.name for file in records] == [file.name for file in sorted((other.path / "cells").iterdir())]
+    for file in records:
+        assert file.read_bytes() == (other.path / "cells" / file.name).read_bytes()
+
+
+def test_an_object_that_goes_or_comes_leaves_the_others_uncut(site: Site, tmp_path: Path) -> None:
+    """Of a damaged file in the version before nothing is taken: what it needs is cut again."""
+    how, master = {"calibration": CalibrationConfig(reference="none")}, site.archive / MASTER
+    first = site.refresh(changes=how)
+    lines = master.read_text().splitlines(keepends=True)
+    rows = first.table("manifest.parquet").to_pylist()
+    cell = next(cell for cell, n in Counter(row["cell"] for row in rows).items() if n > 2)
+    gone, damaged, *_ = [row for row in rows if row["cell"] == cell]
+    master.write_text("".join(line for line in lines if line.split()[:1] != [gone["object_id"]]))
+    for file in (site.root / "cache").rglob("*-*.fit*"):
+        file.unlink()
+    asked = len(asked_frames(site))
+    second = site.refresh(changes=how, max_removed=0.1)
+    assert len(asked_frames(site)) == asked
+    assert_shared(first, second, read_changes(second))
+    before = tmp_path / "before"
+    first.path.rename(before)
+    rot(second.path / damaged["file"])
+    master.write_text("".join(lines))
+    third = site.refresh(changes=how)
+    assert len(asked_frames(site)) > asked
+    assert third.path.name == first.path.name
+    assert verify_dataset(third.path) == []
+    assert_same_records(third, open_dataset(before))
 
 
 def test_another_rule_for_folds_cuts_nothing_anew(site: Site) -> None:

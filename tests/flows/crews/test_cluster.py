@@ -30,7 +30,8 @@ from flows.crews.cluster import DaskCrew
 from flows.crews.crew import CellWork
 from pipeline.archive import Archive
 from pipeline.build import Build, prepare
-from pipeline.cells import CellProgress, CellResult, build_cell
+from pipeline.cellrecord import CellResult
+from pipeline.cells import CellProgress, build_cell
 from pipeline.errors import CellTimeout, ClusterError, WorkerDied
 from pipeline.naming import LOCKS_FOLDER, cache_dir
 from pipeline.simulate.server import ArchiveServer
