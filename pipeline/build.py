@@ -23,6 +23,7 @@ from pipeline.catalog import Catalog, read_catalog
 from pipeline.cellrecord import CellResult, read_marker
 from pipeline.cellstars import standards_sha256
 from pipeline.costs import Known, PlanSummary, summarise
+from pipeline.earlier import EarlierCell
 from pipeline.errors import BeingBuilt, DatasetError
 from pipeline.indexing.build import build_index
 from pipeline.kept import keepable
@@ -130,11 +131,11 @@ def _known(
         folders.append(versions / latest)
     done, kept = set(), {}
     for cell in plan.cells:
-        markers = [marker for folder in folders if (marker := read_marker(folder, cell.cell_id))]
-        if any(_is_of(marker, cell, hashes[cell.cell_id], survey, standards) for marker in markers):
+        found = [EarlierCell(marker, folder) for folder in folders if (marker := read_marker(folder, cell.cell_id))]
+        if any(_is_of(one.marker, cell, hashes[cell.cell_id], survey, standards) for one in found):
             done.add(cell.cell_id)
-        elif markers:
-            kept[cell.cell_id] = keepable(markers[-1], cell, standards, survey, archive).keys()
+        elif found:
+            kept[cell.cell_id] = keepable(found[-1], cell, cell.recipe(survey, standards), survey, archive).keys()
     return Known(archive.held(), done, kept, archive.rates())
 
 

@@ -33,11 +33,12 @@ from pipeline.cellrecord import (
 )
 from pipeline.cellstars import StarCheck, detection_uses, star_check
 from pipeline.cutting import FrameCut
+from pipeline.earlier import EarlierCell
 from pipeline.errors import ArchiveError, CellTimeout
 from pipeline.fetching import Outcome, Source, cut_frames, uses
 from pipeline.finished import FinishedFrame, finish
 from pipeline.inthreads import OutOfTime
-from pipeline.kept import keepable, read_kept
+from pipeline.kept import keepable, read_kept, stand_ins
 from pipeline.manifest import Skip, file_sha256
 from pipeline.naming import LOCKS_FOLDER, sequence_path
 from pipeline.objectrow import manifest_row, pixel_moments
@@ -88,7 +89,8 @@ def build_cell(
 ) -> CellResult:
     """Fetch, cut and write one cell into the dataset directory `dataset`; do nothing if it is done already.
 
-    Frames that the archive lacks or that stay corrupt after a second download become counted skips. Where the
+    Frames that the archive lacks or that stay corrupt after a second download become counted skips; where an earlier
+    build of the cell had them, their images stay as they were. Where the
     archive retries what was missing, a cell that lacks files which are there by now is not done. Of several
     processes that are given the same cell, one builds it and the others wait for it. After `seconds` it is given up,
     outages of servers included.
@@ -116,7 +118,8 @@ def build_cell(
             return finished
         give_up_at = time.monotonic() + seconds
         try:
-            return _build(cell, survey, archive, executor, dataset, check, finished, workers, give_up_at, progress)
+            earlier = EarlierCell(finished, dataset) if finished else None
+            return _build(cell, survey, archive, executor, dataset, check, earlier, workers, give_up_at, progress)
         except OutOfTime as error:
             raise CellTimeout(
                 f"cell {cell.cell_id} was not done in {seconds / 3600:.3g} h; the log says what it waited for"
@@ -130,13 +133,14 @@ def _build(
     executor: Executor,
     dataset: Path,
     check: StarCheck,
-    earlier: CellResult | None,
+    earlier: EarlierCell | None,
     workers: int,
     give_up_at: float,
     progress: Callable[[CellProgress], None] | None,
 ) -> CellResult:
     total = len(cell.visits) * len(survey.thumbnails.bands)
-    kept = read_kept(earlier, cell, keepable(earlier, cell, check.standards_sha256, survey, archive), dataset)
+    recipe = cell.recipe(survey, check.standards_sha256)
+    kept = read_kept(earlier, cell, keepable(earlier, cell, recipe, survey, archive)) if earlier else {}
     finished = [frame for frames in kept.values() for frame in frames]
     harvest = _Harvest(done=len(finished), thumbnails=sum(len(frame.records) for frame in finished))
     rest = cell.without(kept)
@@ -148,13 +152,17 @@ def _build(
             if progress:
                 progress(CellProgress(cell.cell_id, harvest.done, total, harvest.bytes_fetched, harvest.thumbnails))
     _check_archives(cell, survey, harvest, archive)
-    judged, standards_sha256 = _judge(check, stars, survey, harvest.cuts, standards_file(dataset, cell.cell_id))
+    sha256_of = {str(cut.frame): cut.row["sha256"] for cut in harvest.cuts}
+    instead = stand_ins(earlier, rest, recipe, harvest.skips, sha256_of) if earlier else {}
+    cuts = [cut for cut in harvest.cuts if str(cut.frame) not in instead]
+    skips = [skip for skip in harvest.skips if skip.frame not in instead]
+    judged, standards_sha256 = _judge(check, stars, survey, cuts, standards_file(dataset, cell.cell_id))
     result = CellResult(
         cell_id=cell.cell_id,
         input_hash=cell.input_hash(survey, check.standards_sha256),
-        recipe=cell.recipe(survey, check.standards_sha256),
+        recipe=recipe,
         standards_sha256=standards_sha256,
-        **_write_objects(cell, survey, dataset, [*finished, *judged], harvest.skips),
+        **_write_objects(cell, survey, dataset, [*finished, *instead.values(), *judged], skips),
     )
     write_text(marker_file(dataset, cell.cell_id), result.model_dump_json() + "\n")
     return result

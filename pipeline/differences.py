@@ -95,6 +95,19 @@ def compare(old: Dataset | None, new: Dataset) -> Changes:
     return _summary(old, new, before, after, tuple(objects))
 
 
+def n_lost_images(changes: Changes, old: Dataset, new: Dataset) -> int:
+    """How many images of `old` are not in `new`, whatever came instead; those of objects that are gone, too."""
+    before, after = ({row.object_id: row.n_images for row in one.objects} for one in (old, new))
+    lost = 0
+    for one in changes.objects:
+        if one.kind == "removed":
+            lost += before[one.object_id]
+        elif one.kind == "changed":
+            unknown = max(0, before[one.object_id] - after[one.object_id])  # where the old file is damaged
+            lost += max(len(one.images_removed), unknown)
+    return lost
+
+
 def _summary(
     old: Dataset | None,
     new: Dataset,
@@ -174,9 +187,11 @@ def _why_images(old: Sequence, new: Sequence, pairs: list[tuple[int, int]]) -> I
     frames = {pair for pair in pairs if _differs(old, pair[0], new, pair[1], ("frame_sha256",))}
     same_frame = [pair for pair in pairs if pair not in frames]
     zeropoints = [pair for pair in same_frame if _differs(old, pair[0], new, pair[1], _ZEROPOINT)]
+    masks = [pair for pair in same_frame if _differs(old, pair[0], new, pair[1], ("mask",))]
     yield "frames changed upstream", bool(frames)
     yield "zero points", bool(zeropoints)
-    yield "cut differently", len(same_frame) > len(zeropoints)
+    yield "masks", bool(masks)
+    yield "cut differently", bool({*same_frame} - {*zeropoints, *masks})
 
 
 def _differs(old: Sequence, was: int, new: Sequence, now: int, names: Iterable[str]) -> bool:

@@ -17,6 +17,7 @@ from pipeline.archive import Archive
 from pipeline.cellrecord import read_marker, why_not_done
 from pipeline.cells import CellProgress
 from pipeline.cellstars import detection_uses
+from pipeline.earlier import EarlierCell
 from pipeline.errors import BadPayload, CellTimeout, NotInArchive
 from pipeline.fetching import uses
 from pipeline.inthreads import OutOfTime, in_threads
@@ -51,7 +52,10 @@ def fetch_cell(
     earlier = read_marker(dataset, cell.cell_id)
     if why_not_done(earlier, cell, standards_sha256, survey, archive) is None:
         return 0
-    rest = cell.without(keepable(earlier, cell, standards_sha256, survey, archive))
+    rest = cell
+    if earlier is not None:
+        recipe = cell.recipe(survey, standards_sha256)
+        rest = cell.without(keepable(EarlierCell(earlier, dataset), cell, recipe, survey, archive))
     files = sorted(uses(rest, survey) + detection_uses(rest, survey))
     total, n_bytes = len(cell.visits) * len(survey.thumbnails.bands), 0
     calls = (partial(_fetch, archive, *file) for file in files)

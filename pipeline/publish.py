@@ -19,7 +19,7 @@ from pipeline.build import ID_DIGITS, Build
 from pipeline.card import dataset_card
 from pipeline.cellrecord import CellResult, cell_files
 from pipeline.croissant import croissant
-from pipeline.differences import compare
+from pipeline.differences import Changes, compare, n_lost_images
 from pipeline.errors import DatasetError
 from pipeline.fetching import SERVER_ADDRESS
 from pipeline.manifest import (
@@ -98,7 +98,6 @@ def publish(
     if not rows:
         raise DatasetError(f"{build.build_id}: not one image could be cut; see the reasons in {build.building}")
     check_removals(parent, {str(row["object_id"]) for row in rows}, max_removed)
-    _check_images(parent, sum(row["n_images"] for row in rows), max_removed)
     _split(rows, build, parent)
     skips, frames = _skips(build, results, failed), _unique_frames(build, results)
     _remove_strays(build.building, results)
@@ -112,7 +111,9 @@ def publish(
     version = _content_version(rows, skips, frames, results)
     info = _describe(build, version, results, rows, skips, frames, packages)
     write_info(build.building, info)
-    changes = compare(parent, open_dataset(build.building))
+    new = open_dataset(build.building)
+    changes = compare(parent, new)
+    _check_images(parent, new, changes, max_removed)
     write_text(build.building / CHANGES_FILE, changes.model_dump_json(indent=1) + "\n")
     write_text(build.building / CARD_FILE, dataset_card(info, rows, skips))
     write_text(build.building / CROISSANT_FILE, croissant(info, _described_files(build.building)))
@@ -144,12 +145,13 @@ def check_removals(parent: Dataset | None, present: set[str], max_removed: float
         )
 
 
-def _check_images(parent: Dataset | None, n_images: int, max_removed: float) -> None:
+def _check_images(parent: Dataset | None, new: Dataset, changes: Changes, max_removed: float) -> None:
     """The same for images: an index that has lost runs leaves every object, with fewer images."""
     before = sum(row.n_images for row in parent.objects) if parent else 0
-    if parent is not None and before - n_images > max_removed * before:
+    lost = n_lost_images(changes, parent, new) if parent else 0
+    if parent is not None and lost > max_removed * before:
         raise DatasetError(
-            f"there would be {n_images} images, {parent.info.dataset_id} has {before}; is the index whole, and are the "
+            f"{lost} of the {before} images of {parent.info.dataset_id} would be gone; is the index whole, and are the "
             "archives? Nothing was published. If it is meant, allow it with --max-removed"
         )
 

@@ -22,7 +22,8 @@ BAD_PAYLOAD: Final = "bad-payload"
 BAD_FRAME: Final = "bad-frame"
 BAD_ZEROPOINT: Final = "bad-zeropoint"
 LOW_COVERAGE: Final = "low-coverage"
-_MAY_COME: Final = (NOT_IN_ARCHIVE, NO_MASK, BAD_PAYLOAD, BAD_FRAME)
+VANISHED: Final = "vanished"
+_MAY_COME: Final = (NOT_IN_ARCHIVE, NO_MASK, BAD_PAYLOAD, BAD_FRAME, VANISHED)
 """Reasons of skips that a later run may find gone."""
 
 
@@ -87,7 +88,8 @@ def came_since(skips: Iterable[Mapping[str, str]], cell: Cell, survey: SurveyCon
         if (reason := wanted.get(str(frame))) is None:
             continue
         image, table, planes = frame_files(exposure, band, survey)
-        paths = (planes,) if reason == NO_MASK else (image, table, planes) if reason == BAD_FRAME else (image, table)
+        by_reason = {NO_MASK: (planes,), BAD_FRAME: (image, table, planes), VANISHED: (image, table, planes)}
+        paths = by_reason.get(reason, (image, table))
         if _is_there_now(exposure.archive, paths, archive, only_if_changed=reason == BAD_FRAME):
             return str(frame)
     return None

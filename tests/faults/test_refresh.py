@@ -33,6 +33,7 @@ from tests.faults.conftest import build, refresh
 MASTER = "sas/dr10/boss/papers/supernova/sdsssn_master.dat2"
 FIELDS = "stripe82/Field.csv"
 NEWEST = "5713"
+MASK = "das/imaging/5582/40/objcs/4/fpM-005582-r4-0153.fit"
 FRAME = "das/imaging/5582/40/corr/4/fpC-005582-r4-0153.fit.gz"
 OTHER_FRAME = "das/imaging/5582/40/corr/4/fpC-005582-g4-0153.fit.gz"
 
@@ -151,7 +152,7 @@ def test_a_run_goes_and_comes_and_the_result_is_that_of_a_build_from_nothing(sit
     """The same version, by its name and by the hash of its objects; folds come back, too."""
     first, fields, cells = site.latest, (site.archive / FIELDS).read_bytes(), Cells()
     hide_run(site.archive, NEWEST)
-    with pytest.raises(DatasetError, match=r"there would be 112 images, tiny-\w+ has 140; is the index whole"):
+    with pytest.raises(DatasetError, match=r"28 of the 140 images of tiny-\w+ would be gone; is the index whole"):
         site.refresh(cells)
     second = site.refresh(max_removed=0.5)
     changes = read_changes(second)
@@ -305,6 +306,35 @@ def test_a_new_night_is_all_that_is_fetched_and_the_result_is_that_of_cutting_ev
     from_nothing = build(site.server.url, tmp_path / "other", cell_width_deg=0.06, changes=how)
     assert from_nothing.path.name == second.path.name
     assert_same_records(second, from_nothing)
+
+
+@pytest.mark.parametrize("what", ["frame", "mask"])
+def test_what_was_made_of_a_vanished_file_stays_when_its_cell_is_built_again(site: Site, what: str) -> None:
+    """Though its standards are made anew; and once the file is back, so is what a build from nothing would give."""
+    first, master = site.latest, site.archive / MASTER
+    lost = site.archive / (FRAME if what == "frame" else MASK)
+    content, lines = lost.read_bytes(), master.read_text().splitlines(keepends=True)
+    for file in (site.root / "cache").rglob(f"{lost.name.split('.')[0]}*"):
+        file.unlink()
+    lost.unlink()
+    rows = first.table("manifest.parquet").to_pylist()
+    gone = next(row for row in rows if row["object_id"] == first.objects[0].object_id)
+    master.write_text("".join(line for line in lines if line.split()[:1] != [gone["object_id"]]))
+    try:
+        second = site.refresh(max_removed=0.1)
+        changes = read_changes(second)
+        assert not any(one.images_removed or one.images_added for one in changes.objects if one.kind == "changed")
+        assert "masks" not in changes.why
+        skips = [skip["frame"] for skip in second.table("skips.parquet").to_pylist() if skip["reason"] == "vanished"]
+        assert skips == ["5582/40/4/153/r"]
+        assert verify_dataset(second.path) == []
+        assert site.refresh(max_removed=0.1).path == second.path
+    finally:
+        lost.write_bytes(content)
+    again = site.refresh()
+    assert "vanished" not in again.table("skips.parquet")["reason"].to_pylist()
+    master.write_text("".join(lines))
+    assert site.refresh().path == first.path
 
 
 def assert_same_records(one: Dataset, other: Dataset) -> None:
