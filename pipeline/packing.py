@@ -18,18 +18,18 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from filelock import FileLock, Timeout
-from h5py import h5d, h5f, h5fd, h5p, h5t
+from h5py import h5d, h5t
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from pipeline.atomic import storing, sync_dir, write_text
 from pipeline.errors import DatasetError, PackError
+from pipeline.hdf5memory import open_bytes
 from pipeline.manifest import Dataset, ObjectRow, open_dataset, write_table
 from pipeline.naming import MANIFEST_FILE, PACK_FILE, PACK_OBJECTS_FILE, SUMS_FILE, pack_dir
 from pipeline.pack import (
@@ -323,21 +323,16 @@ def _contiguous(content: bytes, names: Sequence[str]) -> dict[str, NDArray[Any]]
 
     Two thirds of what h5py takes to read them is spent on objects that nobody looks at.
     """
-    access = h5p.create(h5p.FILE_ACCESS)
-    access.set_fileobj_driver(h5fd.fileobj_driver, BytesIO(content))  # which copies nothing but what HDF5 looks at
-    file = h5f.open(b"sequence", h5f.ACC_RDONLY, access)
-    try:
-        columns = {}
+    columns = {}
+    with open_bytes(content) as file:
         for name in names:
-            dataset = h5d.open(file, name.encode())
+            dataset = h5d.open(file.id, name.encode())
             offset, shape = dataset.get_offset(), dataset.shape
             if offset is None or dataset.get_type() != _STORED_TYPES[name]:  # without a place: compressed, or empty
                 return None
             flat = np.frombuffer(content, COLUMNS[name].dtype, count=math.prod(shape), offset=offset)
             columns[name] = flat.reshape(shape)
-        return columns
-    finally:
-        file.close()
+    return columns
 
 
 def _publish(dataset: Dataset, site: _Site, blocks: Sequence[Block]) -> Pack:

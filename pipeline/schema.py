@@ -13,8 +13,15 @@ SCHEMA_VERSION: Final = 3
 MAX_IMAGES: Final = 100_000
 MAX_SIZE: Final = 512
 """Largest height and width [px]."""
-MAX_BYTES: Final = 4 * 2**30
+MAX_BYTES: Final = 2**30
 """Most that one file may be, and open to."""
+SMALL_BYTES: Final = 64 * 2**20
+"""What any file may open to."""
+MAX_EXPANSION: Final = 100
+"""More than so many times its own size no file opens to, if that is more than SMALL_BYTES: noise is not compressed so
+far."""
+UNIT: Final = "nanomaggy"
+"""Of the file as a whole."""
 
 
 class MaskBit(IntFlag):

@@ -22,10 +22,23 @@ from numpy.typing import NDArray
 
 from pipeline.atomic import write_bytes
 from pipeline.errors import ConfigError, PipelineError, SequenceError
+from pipeline.hdf5memory import open_bytes
 from pipeline.migrations import attributes_of, columns_of, complete
 from pipeline.naming import check_object_id
-from pipeline.schema import ATTRIBUTES, COLUMNS, MAX_BYTES, MAX_IMAGES, MAX_SIZE, SCHEMA_VERSION, Column, MaskBit
-from pipeline.sealed import SEAL_BYTES, looks_sealed, seal, seal_is_whole
+from pipeline.schema import (
+    ATTRIBUTES,
+    COLUMNS,
+    MAX_BYTES,
+    MAX_EXPANSION,
+    MAX_IMAGES,
+    MAX_SIZE,
+    SCHEMA_VERSION,
+    SMALL_BYTES,
+    UNIT,
+    Column,
+    MaskBit,
+)
+from pipeline.sealed import HEAD_BYTES, SEAL_BYTES, begins_well, looks_sealed, seal, seal_is_whole
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -150,6 +163,11 @@ def write_sequence(path: Path, sequence: Sequence) -> str:
     if problems := sequence.problems():
         raise SequenceError(f"object {sequence.object_id}: not written to {path}: {'; '.join(problems)}")
     body = _hdf5(sequence)
+    if len(body) > MAX_BYTES - SEAL_BYTES:
+        raise SequenceError(
+            f"object {sequence.object_id}: not written to {path}: its {len(sequence)} images make {len(body)} bytes, "
+            f"more than the {MAX_BYTES} that are read; choose a smaller [thumbnails] size"
+        )
     return write_bytes(path, seal(body), body)
 
 
@@ -169,7 +187,7 @@ def _hdf5(sequence: Sequence) -> bytes:
     file = h5f.create(_own_name(), h5f.ACC_TRUNC, creation, access)
     try:
         _set(file, "schema_version", SCHEMA_VERSION)
-        _set(file, "unit", "nanomaggy")
+        _set(file, "unit", UNIT)
         for key, (field, _) in ATTRIBUTES.items():
             _set(file, key, getattr(sequence, field))
         for name, column in COLUMNS.items():
@@ -204,13 +222,19 @@ def open_sequence(path: str | os.PathLike[str]) -> Sequence:
     return parse_sequence(read_content(path), path)
 
 
-def parse_sequence(content: bytes, path: Path) -> Sequence:
-    """As `open_sequence`, from the content of the file, which is named `path` where it is bad."""
+def parse_sequence(content: bytes, path: Path, *, whole: bool = False) -> Sequence:
+    """As `open_sequence`, from the content of the file, which is named `path` where it is bad.
+
+    Parameters
+    ----------
+    whole
+        The content is known to be what was written, and is not held against its seal.
+    """
     try:
-        if sealed := looks_sealed(content):
+        if (sealed := looks_sealed(content)) and not whole:
             _check_seal(content, path)
-        with _in_memory(content[SEAL_BYTES:] if sealed else content) as file:
-            return _read(file, path, sealed=sealed)
+        with open_bytes(content) as file:
+            return _read(file, path, len(content), sealed=sealed)
     except PipelineError:
         raise
     except Exception as error:  # h5py passes on whatever its C library stumbles over in a damaged file
@@ -223,7 +247,7 @@ def read_content(path: Path) -> bytes:
     Raises
     ------
     SequenceError
-        It is missing, no file, not readable or too large.
+        It is missing, no file, not readable or too large, or begins as no sequence does.
     """
     if path.exists() and not path.is_file():
         raise SequenceError(f"{path} is not a file")
@@ -231,7 +255,13 @@ def read_content(path: Path) -> bytes:
         with path.open("rb") as file:
             if (n_bytes := os.fstat(file.fileno()).st_size) > MAX_BYTES:
                 raise SequenceError(f"{path} has {n_bytes} bytes, more than the {MAX_BYTES} allowed")
-            return file.read(MAX_BYTES)
+            if not begins_well(file.read(HEAD_BYTES)):
+                raise SequenceError(
+                    f"{path} is not a sequence as it was written: it begins neither with a seal nor as HDF5; "
+                    "fetch it again, or rebuild the dataset"
+                )
+            file.seek(0)
+            return file.read(n_bytes)
     except FileNotFoundError as error:
         raise SequenceError(f"no sequence at {path}: rebuild the dataset, or fetch the file again") from error
     except OSError as error:
@@ -251,22 +281,17 @@ def _own_name() -> bytes:
     return uuid4().hex.encode()
 
 
-def _in_memory(body: bytes) -> h5py.File:
-    access = h5p.create(h5p.FILE_ACCESS)
-    access.set_fapl_core(_GROWTH_BYTES, False)
-    access.set_file_image(body)
-    return h5py.File(h5f.open(_own_name(), h5f.ACC_RDONLY, access))
-
-
-def _read(file: h5py.File, path: Path, *, sealed: bool) -> Sequence:
+def _read(file: h5py.File, path: Path, file_bytes: int, *, sealed: bool) -> Sequence:
     version = _version(file, path)
     if sealed != (version > 2):
         raise SequenceError(f"{path} says schema version {version}, but {'has a' if sealed else 'lacks its'} seal")
     attributes = attributes_of(version).items()
     values: dict[str, Any] = {field: _attribute(file, key, kind, path) for key, (field, kind) in attributes}
     datasets = {name: _dataset(file, name, column, path) for name, column in columns_of(version).items()}
-    if (n_bytes := sum(int(dataset.nbytes) for dataset in datasets.values())) > MAX_BYTES:
-        raise SequenceError(f"{path} opens to {n_bytes} bytes, more than the {MAX_BYTES} allowed")
+    most = min(MAX_BYTES, max(SMALL_BYTES, MAX_EXPANSION * file_bytes))
+    if (n_bytes := sum(int(dataset.nbytes) for dataset in datasets.values())) > most:
+        raise SequenceError(f"{path} opens to {n_bytes} bytes, more than the {most} allowed")
+    _check_units(file, datasets, path)
     read = values | {name: dataset[()] for name, dataset in datasets.items()}
     sequence = Sequence(**complete(read, version))
     if problems := sequence.problems():
@@ -276,11 +301,24 @@ def _read(file: h5py.File, path: Path, *, sealed: bool) -> Sequence:
 
 def _version(file: h5py.File, path: Path) -> int:
     version = file.attrs.get("schema_version")
-    if not isinstance(version, int | np.integer) or not 1 <= version <= SCHEMA_VERSION:
+    if not isinstance(version, int | np.integer) or version < 1:
+        raise SequenceError(
+            f"{path} is not a sequence of this software: its attribute schema_version is {version}, expected 1 to "
+            f"{SCHEMA_VERSION}"
+        )
+    if version > SCHEMA_VERSION:
         raise SequenceError(
             f"{path} has schema version {version}, this software reads 1 to {SCHEMA_VERSION}: update it"
         )
     return int(version)
+
+
+def _check_units(file: h5py.File, datasets: dict[str, h5py.Dataset], path: Path) -> None:
+    """Numbers in another unit would be taken for ours."""
+    expected = [(file, UNIT), *((dataset, COLUMNS[name].unit) for name, dataset in datasets.items())]
+    for where, unit in expected:
+        if unit and (found := where.attrs.get("unit")) != unit:
+            raise SequenceError(f"{path}: {where.name} has the unit {found!r}, expected {unit!r}")
 
 
 def _attribute(file: h5py.File, key: str, kind: type, path: Path) -> str | float:

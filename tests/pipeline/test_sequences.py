@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import subprocess
+import sys
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -195,7 +198,8 @@ HUGE = {"dtype": "<f4", "chunks": (1, 99, 99)}
         (lambda file: file.attrs.__setitem__("dec_deg", np.nan), "attribute dec_deg"),
         (lambda file: file.attrs.__setitem__("object_id", 679), "attribute object_id"),
         (lambda file: file.attrs.__setitem__("object_id", "../679"), "cannot be a file name"),
-        (lambda file: file.attrs.__setitem__("schema_version", [1, 1]), "schema version"),
+        (lambda file: file.attrs.__setitem__("schema_version", [1, 1]), r"schema_version is \[1 1\], expected 1 to 3"),
+        (lambda file: file.attrs.__delitem__("schema_version"), "is not a sequence of this software"),
         (
             lambda file: file.attrs.__setitem__("schema_version", 4),
             "schema version 4, this software reads 1 to 3: update",
@@ -203,8 +207,12 @@ HUGE = {"dtype": "<f4", "chunks": (1, 99, 99)}
         (lambda file: file.attrs.__setitem__("schema_version", 2), "says schema version 2, but has a seal"),
         (lambda file: file.attrs.__setitem__("pipeline_version", "x"), "expected a whole number"),
         (lambda file: file.attrs.__delitem__("wcs"), "wcs"),
+        (lambda file: file.attrs.__setitem__("unit", "Jy"), "/ has the unit 'Jy', expected 'nanomaggy'"),
+        (lambda file: file["image"].attrs.__setitem__("unit", "jansky"), "/image has the unit 'jansky'"),
+        (lambda file: file["mjd_tai"].attrs.__delitem__("unit"), "/mjd_tai has the unit None, expected 'd'"),
         (lambda file: _replace(file, "image", shape=(1000, 100_000, 100_000), **HUGE), "impossible shape"),
         (lambda file: _replace(file, "image", shape=(100_000, 512, 512), **HUGE), "bytes, more than"),
+        (lambda file: _replace(file, "image", shape=(300, 300, 300), **HUGE), "opens to 108.* bytes, more than"),
         (lambda file: _replace(file, "run", shape=(2**40,), dtype="<i4", chunks=(99,)), "impossible shape"),
         (lambda file: _replace(file, "run", data=3, dtype="<i4"), "impossible shape"),
         (lambda file: _replace(file, "run", data=["a"]), "run is not a dataset of type <i4"),
@@ -222,3 +230,55 @@ def test_a_file_that_lies_is_refused_before_it_is_read(tmp_path: Path, damage, c
     with pytest.raises(SequenceError, match=complaint) as caught:
         open_sequence(path)
     assert str(path) in str(caught.value)
+
+
+HANGING = {
+    1: (2073, 2105, 2129, 2153, 2177, 2201, 2233, 2273, 2297, 2329, 2417, 2449, 2513, 2529, 2601),
+    2: (2329, 2417, 2449, 2521, 2537, 2625, 2641),
+}
+"""Bytes of the samples whose bit 8, when it flips, kept HDF5 2.0 for ever."""
+OPENS = """
+import sys
+from pathlib import Path
+from pipeline.errors import SequenceError
+from pipeline.sequences import open_sequence
+for file in map(Path, sys.argv[1:]):
+    try:
+        open_sequence(file)
+    except SequenceError as error:
+        print(error)
+"""
+
+
+def test_lengths_of_texts_that_lead_nowhere_are_an_error_and_not_an_endless_loop(tmp_path: Path) -> None:
+    """In a process of its own: what hangs in HDF5 hears nothing, no signal either."""
+    files = []
+    for version, places in HANGING.items():
+        for place in places:
+            content = bytearray((DATA / f"sequence-v{version}.h5").read_bytes())
+            content[place] ^= 8
+            files.append(tmp_path / f"{version}-{place}.h5")
+            files[-1].write_bytes(content)
+    done = subprocess.run([sys.executable, "-c", OPENS, *files], capture_output=True, text=True, check=True, timeout=60)
+    said = done.stdout.splitlines()
+    assert len(said) == len(files)
+    assert all(f"{file} is not a readable sequence" in line for file, line in zip(files, said, strict=True))
+
+
+def test_pixels_that_spell_the_name_of_a_collection_are_pixels(tmp_path: Path) -> None:
+    sequence = make_sequence()
+    sequence.image[1:].view("S4")[:, ::2] = b"GCOL"
+    write_sequence(tmp_path / "679.h5", sequence)
+    np.testing.assert_array_equal(open_sequence(tmp_path / "679.h5").image, sequence.image)
+
+
+def test_what_begins_as_no_sequence_is_not_read(tmp_path: Path) -> None:
+    """A file of 1 GB of nothing, which takes no room on the disk."""
+    path = tmp_path / "679.h5"
+    with path.open("wb") as file:
+        file.truncate(10**9)
+    tracemalloc.start()
+    with pytest.raises(SequenceError, match="begins neither with a seal nor as HDF5"):
+        open_sequence(path)
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()
