@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.atomic import replacing, write_text
 from pipeline.errors import ConfigError, DatasetError, NewerSchema
-from pipeline.naming import DATASET_FILE, LATEST_FILE, MANIFEST_FILE, check_version, sequence_path
-from pipeline.sequences import SCHEMA_VERSION, Sequence, open_sequence
+from pipeline.naming import DATASET_FILE, LATEST_FILE, MANIFEST_FILE, SUMS_FILE, check_version, sequence_path
+from pipeline.sequences import SCHEMA_VERSION, Sequence, parse_sequence, read_content
 from pipeline.statistics import FoldStatistics
+from pipeline.sums import check_listed, check_sha256
+from pipeline.sums import file_sha256 as file_sha256
 from pipeline.validation import explain
 
 MANIFEST_SCHEMA: Final = pa.schema(
@@ -88,6 +91,8 @@ FRAMES_SCHEMA: Final = pa.schema(
 
 ROWS_AT_ONCE: Final = 100_000
 """In one row group: a survey has a million frames."""
+MAX_OBJECTS: Final = 1_000_000
+"""An object list has no more rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +130,11 @@ class DatasetInfo(BaseModel):
     pixel_scale_arcsec: float
     band_statistics: tuple[FoldStatistics, ...] = ()
     """Per fold, of the objects of the other folds."""
+    tables: dict[str, str] = Field(default={}, exclude=True)
+    """sha256 of the tables, in schema versions 1 and 2; since 3 the list of sums has them."""
 
 
-_UNTIL_SCHEMA_2: Final = ("tables", "seconds", "band_mean_nmgy", "band_std_nmgy")
+_UNTIL_SCHEMA_2: Final = ("seconds", "band_mean_nmgy", "band_std_nmgy")
 """Keys that dataset.json no longer has."""
 
 
@@ -160,40 +167,64 @@ class Dataset:
     objects: tuple[ObjectRow, ...]
 
     def sequence(self, row: ObjectRow) -> Sequence:
-        """Read the object's file.
+        """Read the object's file, and be sure that it is the one that was published.
 
         Raises
         ------
         SequenceError
             It is missing or damaged.
         DatasetError
-            It is another object's file, or holds another number of images than the manifest says.
+            It is another object's file or another version's, or says something else than the manifest.
         """
-        return self.checked(row, open_sequence(self.path / row.file))
+        path = self.path / row.file
+        content = read_content(path)
+        if hashlib.sha256(content).hexdigest() == row.sha256:
+            return self.checked(row, parse_sequence(content, path, whole=True))
+        self.checked(row, parse_sequence(content, path))  # which say more precisely what is wrong with it, if they know
+        raise DatasetError(
+            f"{path} is not the file of this version: it does not have the sha256 of {MANIFEST_FILE}, though it is "
+            "whole; copy it from where the version is whole, or move the version away and build again"
+        )
 
     def checked(self, row: ObjectRow, sequence: Sequence) -> Sequence:
-        """The sequence, which was read from the object's file, if it is the object's.
+        """The sequence, which was read from the object's file, if it is what the manifest says.
 
         Raises
         ------
         DatasetError
-            It is not, or holds another number of images than the manifest says.
+            It is another object's, has another number of images, or another label.
         """
         found, expected = (sequence.object_id, len(sequence)), (row.object_id, row.n_images)
         if found != expected:
             raise DatasetError(
                 f"{self.path / row.file} is another object's file: object {found[0]} with {found[1]} images, "
-                f"expected {expected[0]} with {expected[1]}"
+                f"expected {expected[0]} with {expected[1]}; copy it from where the version is whole"
             )
+        for name in ("class_name", "confirmation"):
+            if (said := getattr(sequence, name)) != getattr(row, name):
+                raise DatasetError(
+                    f"{self.path / row.file} says {name} {said!r}, {MANIFEST_FILE} {getattr(row, name)!r}: copy both "
+                    "from where the version is whole"
+                )
         return sequence
 
     def table(self, file: str) -> pa.Table:
-        """One of the Parquet tables of the dataset, whole."""
+        """One of the Parquet tables of the dataset, whole.
+
+        Raises
+        ------
+        DatasetError
+            It is missing or damaged, or not the one that was published.
+        """
+        _check_published(self.path, self.info, file)
         return read_table(self.path / file)
 
 
 def open_dataset(path: str | Path) -> Dataset:
     """Open a dataset directory, or the version that a survey's `latest` pointer names.
+
+    Description and manifest are held against what the version says of them. Other tables and objects' files are when
+    they are read.
 
     Parameters
     ----------
@@ -203,12 +234,24 @@ def open_dataset(path: str | Path) -> Dataset:
     Raises
     ------
     DatasetError
-        It is not a dataset, is incomplete, or was written by newer software.
+        It is not a dataset, is incomplete, was changed, or was written by newer software.
     """
-    path = _version_dir(Path(path))
+    path = version_dir(Path(path))
+    _check_published(path, read_info(path), DATASET_FILE, MANIFEST_FILE)
+    dataset = read_dataset(path)
+    if content_hash((row.object_id, row.sha256) for row in dataset.objects) != dataset.info.content_hash:
+        raise DatasetError(
+            f"{path / MANIFEST_FILE} does not have the content hash of {DATASET_FILE}: copy both from where the "
+            "version is whole, or move it away and build again"
+        )
+    return dataset
+
+
+def read_dataset(path: Path) -> Dataset:
+    """Open a version as it is, also one that was changed since it was published (raises as `open_dataset`)."""
     info = read_info(path)
     manifest = path / MANIFEST_FILE
-    table = read_table(manifest)
+    table = _read_manifest(manifest)
     columns = _columns(info.schema_version)
     _check_manifest(table, columns, manifest)
     rows = tuple(ObjectRow(**row) for row in table.select(columns).to_pylist())
@@ -219,12 +262,19 @@ def open_dataset(path: str | Path) -> Dataset:
             raise DatasetError(f"{manifest}: {error}") from error
         if row.file != expected:
             raise DatasetError(f"{manifest}: object {row.object_id} points outside its place: {row.file!r}")
-    if len({row.object_id for row in rows}) != len(rows):
-        raise DatasetError(f"{manifest}: an object is there twice")
     return Dataset(path=path, info=info, objects=rows)
 
 
-def _version_dir(path: Path) -> Path:
+def _check_published(path: Path, info: DatasetInfo, *names: str) -> None:
+    """Whether files are the published ones, as far as the version says: one that is being built has no list yet."""
+    if (path / SUMS_FILE).exists():
+        check_listed(path, names)
+        return
+    for name in info.tables.keys() & set(names):
+        check_sha256(path / name, info.tables[name], DATASET_FILE)
+
+
+def version_dir(path: Path) -> Path:
     """Follow a `latest` pointer, whether `path` is the pointer or the folder that holds it."""
     if path.is_dir() and not (path / DATASET_FILE).exists() and (path / LATEST_FILE).is_file():
         path = path / LATEST_FILE
@@ -298,6 +348,18 @@ def _check_manifest(table: pa.Table, columns: Iterable[str], where: Path) -> Non
     for name in columns:
         if table[name].null_count:
             raise DatasetError(f"{where}: column {name} has rows without a value")
+    if pc.count_distinct(table["object_id"]).as_py() != len(table):
+        raise DatasetError(f"{where}: an object is there twice")
+
+
+def _read_manifest(path: Path) -> pa.Table:
+    try:
+        n_rows = pq.read_metadata(path).num_rows
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+    if n_rows > MAX_OBJECTS:
+        raise DatasetError(f"{path} has {n_rows} rows, more than the {MAX_OBJECTS} allowed: it is no manifest")
+    return read_table(path)
 
 
 def read_table(path: Path) -> pa.Table:
@@ -311,7 +373,12 @@ def read_table(path: Path) -> pa.Table:
     try:
         return pq.read_table(path)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise DatasetError(f"cannot read {path}: {error}") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> DatasetError:
+    why = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
+    return DatasetError(f"cannot read {path}: {why}; copy it from where the version is whole, or build again")
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:
@@ -333,9 +400,3 @@ def content_hash(files: Iterable[tuple[str, str]]) -> str:
     for object_id, sha256 in sorted(files):
         digest.update(f"{object_id} {sha256}\n".encode())
     return digest.hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -19,10 +19,10 @@ from pipeline.build import Build
 from pipeline.cellrecord import CellResult, cell_files, claims_done, marker_file, read_marker, why_not_done
 from pipeline.errors import DatasetError, NewerSchema, SequenceError
 from pipeline.manifest import Dataset, file_sha256, open_dataset
-from pipeline.naming import DATASET_FILE, FRAMES_FILE, MANIFEST_FILE, SKIPS_FILE, SUMS_FILE
+from pipeline.naming import DATASET_FILE, FRAMES_FILE, MANIFEST_FILE, SKIPS_FILE
 from pipeline.plan import Cell
 from pipeline.relabel import as_labelled_in, relabel_cell
-from pipeline.sums import read_sums
+from pipeline.sums import check_listed, read_sums
 from pipeline.versions import Version, newest, versions
 
 LOG: Final = logging.getLogger(__name__)
@@ -96,14 +96,7 @@ def _sums_of_tables(version: Version) -> Mapping[str, str]:
     """The version's list of sums, which its tables and description are held against before anything rests on them."""
     if version.info is None or version.info.schema_version < 3:
         return {}
-    sums = read_sums(version.path)
-    for name in (MANIFEST_FILE, SKIPS_FILE, FRAMES_FILE, DATASET_FILE):
-        if file_sha256(version.path / name) != sums.get(name):
-            raise DatasetError(
-                f"{version.path / name} does not have the sha256 of {SUMS_FILE}: copy it from where it is whole, or "
-                "move the version away to build without it"
-            )
-    return sums
+    return check_listed(version.path, (MANIFEST_FILE, SKIPS_FILE, FRAMES_FILE, DATASET_FILE))
 
 
 def _believable_marker(version: Path, cell_id: str, sums: Mapping[str, str]) -> CellResult | None:

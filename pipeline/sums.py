@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 from pipeline.atomic import write_text
 from pipeline.errors import DatasetError
-from pipeline.manifest import file_sha256
 from pipeline.naming import SUMS_FILE
 
 MAX_SUMS_BYTES: Final = 2**28
+_COPY: Final = "copy it from where the version is whole"
 _LINE: Final = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_.+/-]{1,255})")
 
 
@@ -43,13 +44,50 @@ def read_sums(folder: Path) -> dict[str, str]:
         raise DatasetError(f"{path} cannot be read: {error}") from error
     sums: dict[str, str] = {}
     if lines.pop() != "" or not lines:
-        raise DatasetError(f"{path} is damaged: its last line is cut off")
+        raise DatasetError(f"{path} is damaged: its last line is cut off; {_COPY}")
     for number, line in enumerate(lines, start=1):
         match = _LINE.fullmatch(line)
         if match is None or ".." in match[2].split("/") or match[2] in sums:
-            raise DatasetError(f"{path} is damaged: line {number} is not a sum and the name of a file")
+            raise DatasetError(f"{path} is damaged: line {number} is not a sum and the name of a file; {_COPY}")
         sums[match[2]] = match[1]
     return sums
+
+
+def check_listed(folder: Path, names: Iterable[str]) -> Mapping[str, str]:
+    """Hold files against the list before anything rests on them; gives the list.
+
+    Raises
+    ------
+    DatasetError
+        The list is damaged, or a file is not the one that it speaks of.
+    """
+    sums = read_sums(folder)
+    for name in names:
+        check_sha256(folder / name, sums.get(name), SUMS_FILE)
+    return sums
+
+
+def check_sha256(file: Path, expected: str | None, where: str) -> None:
+    """Be sure that a file of a version has the sha256 that is written in another file of it.
+
+    Raises
+    ------
+    DatasetError
+        It has not, or is missing.
+    """
+    if not file.is_file():
+        raise DatasetError(f"{file} is missing: copy it from where the version is whole, or build again")
+    if file_sha256(file) != expected:
+        raise DatasetError(
+            f"{file} does not have the sha256 of {where}: copy it from where the version is whole, or move the version "
+            f"away and build again; `s82 dataset verify {file.parent}` looks at the other files, too"
+        )
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def files_below(folder: Path) -> list[str]:

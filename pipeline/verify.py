@@ -1,19 +1,33 @@
-"""Whether a dataset, or one file of it, is what was written: what is wrong, and what to do about it."""
+"""Whether a dataset, or one file of it, is what was written: what is wrong, and what to do about it.
+
+Two things say of most files what they should be: the list of sums and, of objects, the manifest, of files that are in
+no folder `croissant.json`. Where a file and one of the two agree, it is the other that is damaged.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pipeline.errors import DatasetError, PipelineError
-from pipeline.manifest import Dataset, ObjectRow, content_hash, file_sha256, open_dataset
-from pipeline.naming import DATASET_FILE, MANIFEST_FILE, SUMS_FILE
+from pipeline.manifest import Dataset, ObjectRow, content_hash, read_dataset, version_dir
+from pipeline.naming import (
+    CROISSANT_FILE,
+    DATASET_FILE,
+    LATEST_FILE,
+    MANIFEST_FILE,
+    OBJECTS_FOLDER,
+    PACK_FILE,
+    SUMS_FILE,
+)
 from pipeline.sequences import open_sequence, parse_sequence, read_content
-from pipeline.sums import files_below, read_sums
+from pipeline.sums import file_sha256, files_below, read_sums
+from pipeline.versions import versions
 
+COPY: Final = "copy it from where it is whole"
 FETCH_AGAIN: Final = "copy it from where it is whole, or move the version away and build again"
 NOT_OURS: Final = "move it out of the version"
 REBUILD: Final = "move the version away and build again"
@@ -31,15 +45,50 @@ class Problem:
         return f"{self.file} {self.what}"
 
 
-def verify(path: Path) -> list[Problem]:
-    """What is wrong with a dataset, or with one file: a sequence anywhere, or any file of a dataset.
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was read, by the name that it is cited by, and what is wrong with it."""
+
+    name: str
+    problems: tuple[Problem, ...]
+
+
+def verify(path: Path) -> Verified:
+    """Read a dataset, or one file, whole: a sequence anywhere, or any file of a dataset.
 
     Raises
     ------
     DatasetError
-        It cannot even be opened, or nothing says what it should be.
+        It cannot even be opened, nothing says what it should be, or it is of a pack.
     """
-    return verify_dataset(path) if path.is_dir() or not (path.exists() or path.suffix) else verify_file(path)
+    if pack := next((one for one in (path, *path.absolute().parents) if (one / PACK_FILE).is_file()), None):
+        raise DatasetError(f"{path} is not of a dataset but of a pack: `s82 dataset verify-pack {pack}` checks it")
+    is_file = path.is_file() or (path.suffix and not path.is_dir())
+    if is_file and path.name not in (LATEST_FILE, SUMS_FILE):
+        return Verified(str(path), tuple(verify_file(path)))
+    folder = version_dir(path.parent if path.name == SUMS_FILE else path)
+    dataset = read_dataset(folder)
+    return Verified(f"{folder} ({dataset.info.dataset_id})", tuple(_dataset_problems(dataset)))
+
+
+def verify_all(survey_folder: Path) -> list[Verified]:
+    """Read every version of a survey whole, one that cannot be opened being a problem of its own.
+
+    Raises
+    ------
+    DatasetError
+        There is no such folder, or no version in it.
+    """
+    found = versions(survey_folder)
+    if not any(version.info for version in found):
+        raise DatasetError(f"{survey_folder} holds no version of a dataset: name the folder of a survey's versions")
+    done = []
+    for version in found:
+        try:
+            done.append(verify(version.path))
+        except PipelineError as error:
+            done.append(Verified(str(version.path), (Problem(version.name, f"cannot be opened: {error}", REBUILD),)))
+    return done
 
 
 def verify_file(path: Path) -> list[Problem]:
@@ -50,8 +99,6 @@ def verify_file(path: Path) -> list[Problem]:
     DatasetError
         It is neither.
     """
-    if path.name == SUMS_FILE:
-        return verify_dataset(path.parent)
     folder = next((parent for parent in path.absolute().parents if (parent / SUMS_FILE).is_file()), None)
     if folder is None and path.suffix != ".h5":
         raise DatasetError(
@@ -59,23 +106,14 @@ def verify_file(path: Path) -> list[Problem]:
         )
     if folder is not None:
         name = path.absolute().relative_to(folder).as_posix()
-        if found := list(_sum_problems(folder, name, read_sums(folder).get(name))):
+        if found := list(_Witnesses.of_version(folder, _readable(folder)).problems([name])):
             return found
     if path.suffix == ".h5":
         try:
             open_sequence(path)
         except PipelineError as error:
-            return [Problem(str(path), f"cannot be used: {error}", "copy it from where it is whole")]
+            return [Problem(str(path), f"cannot be used: {error}", COPY)]
     return []
-
-
-def _sum_problems(folder: Path, name: str, expected: str | None) -> Iterator[Problem]:
-    if expected is None:
-        yield Problem(name, f"is not in {SUMS_FILE}", NOT_OURS)
-    elif not (folder / name).is_file() or (folder / name).is_symlink():
-        yield Problem(name, "is missing", FETCH_AGAIN)
-    elif file_sha256(folder / name) != expected:
-        yield Problem(name, f"does not have the sha256 of {SUMS_FILE}", FETCH_AGAIN)
 
 
 def verify_dataset(path: str | Path) -> list[Problem]:
@@ -86,41 +124,124 @@ def verify_dataset(path: str | Path) -> list[Problem]:
     DatasetError
         It cannot even be opened.
     """
-    dataset = open_dataset(path)
-    # Not by what dataset.json says of its version alone, which a flipped bit changes.
-    has_sums = dataset.info.schema_version > 2 or (dataset.path / SUMS_FILE).exists()
-    sums = read_sums(dataset.path) if has_sums else None
-    objects = {row.file for row in dataset.objects}
-    found = []
-    if sums is not None:
-        others = {*sums, *files_below(dataset.path)} - {SUMS_FILE, *objects}
-        found += [problem for name in sorted(others) for problem in _sum_problems(dataset.path, name, sums.get(name))]
+    return list(_dataset_problems(read_dataset(version_dir(Path(path)))))
+
+
+def _dataset_problems(dataset: Dataset) -> Iterator[Problem]:
+    witnesses = _Witnesses.of_version(dataset.path, dataset)
+    found = list(witnesses.problems(witnesses.names()))
+    yield from found
+    damaged = {problem.file for problem in found}
+    if MANIFEST_FILE in damaged:
+        return  # what it says of objects and their files is nothing to hold them against
     for row in dataset.objects:
-        found += _object_problems(dataset, row, row.sha256 if sums is None else sums.get(row.file))
-    if content_hash((row.object_id, row.sha256) for row in dataset.objects) != dataset.info.content_hash:
-        found.append(Problem(MANIFEST_FILE, f"does not have the content hash of {DATASET_FILE}", REBUILD))
-    return found
+        if row.file not in damaged:
+            yield from _object_problems(dataset, row)
+    if DATASET_FILE not in damaged:
+        hashed = content_hash((row.object_id, row.sha256) for row in dataset.objects)
+        if hashed != dataset.info.content_hash:
+            yield Problem(MANIFEST_FILE, f"does not have the content hash of {DATASET_FILE}", REBUILD)
 
 
-def _object_problems(dataset: Dataset, row: ObjectRow, listed: str | None) -> Iterator[Problem]:
-    """Whether manifest, list of sums and file agree; the file is read once."""
-    file = dataset.path / row.file
-    if listed != row.sha256:
-        yield Problem(row.file, f"has another sha256 in {MANIFEST_FILE} than in {SUMS_FILE}", REBUILD)
-        return
-    if file.is_symlink() or not file.is_file():
-        yield Problem(row.file, "is missing", FETCH_AGAIN)
-        return
+def _readable(folder: Path) -> Dataset | None:
     try:
-        content = read_content(file)
-        if hashlib.sha256(content).hexdigest() != row.sha256:
-            yield Problem(row.file, f"does not have the sha256 of {MANIFEST_FILE}", FETCH_AGAIN)
-            return
-        sequence = dataset.checked(row, parse_sequence(content, file))
+        return read_dataset(folder)
+    except DatasetError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Witnesses:
+    """What a version says its files are: sha256 by file."""
+
+    folder: Path
+    listed: Mapping[str, str]
+    """In the list of sums; before schema version 3 in manifest and `dataset.json`."""
+    objects: Mapping[str, str] | None
+    """In the manifest; None where that is damaged, or stands in for the list."""
+    described: Mapping[str, str] | None
+    """In `croissant.json`; None where that is damaged, or not there."""
+    has_list: bool
+
+    @classmethod
+    def of_version(cls, folder: Path, dataset: Dataset | None) -> _Witnesses:
+        """Those of a version; None where its manifest cannot be read."""
+        of_objects = {row.file: row.sha256 for row in dataset.objects} if dataset else None
+        # Not by what dataset.json says of its version alone, which a flipped bit changes.
+        if dataset and of_objects and dataset.info.schema_version < 3 and not (folder / SUMS_FILE).exists():
+            return cls(folder, of_objects | dataset.info.tables, None, None, has_list=False)
+        listed = read_sums(folder)
+        described = _described(folder, listed.get(CROISSANT_FILE))
+        if of_objects is not None:
+            said = listed.get(MANIFEST_FILE), (described or {}).get(MANIFEST_FILE)
+            of_objects = of_objects if file_sha256(folder / MANIFEST_FILE) in said else None
+        return cls(folder, listed, of_objects, described, has_list=True)
+
+    def names(self) -> list[str]:
+        """All files that are there or should be."""
+        there = files_below(self.folder) if self.has_list else []
+        return sorted({*self.listed, *(self.objects or ()), *(self.described or ()), *there} - {SUMS_FILE})
+
+    def problems(self, names: list[str]) -> Iterator[Problem]:
+        """What is wrong with these files, or with what is said of them."""
+        of_list, of_manifest = [], []
+        for name in names:
+            file, listed, other = self.folder / name, self.listed.get(name), self._other(name)
+            sha256 = file_sha256(file) if file.is_file() and not file.is_symlink() else None
+            if sha256 == listed:
+                if other is self.objects and other is not None and other.get(name) != sha256:
+                    of_manifest.append(name)
+            elif other is not None and sha256 == other.get(name):
+                of_list.append(name)
+            elif listed is None:
+                yield Problem(name, f"is not in {SUMS_FILE}", NOT_OURS)
+            elif sha256 is None:
+                yield Problem(name, "is missing", FETCH_AGAIN)
+            else:
+                yield Problem(name, f"does not have the sha256 of {self._where(name)}", FETCH_AGAIN)
+        if of_list:
+            yield Problem(SUMS_FILE, f"is wrong about {_named(of_list)}: the rest of the version agrees", COPY)
+        if of_manifest:
+            what = f"has another sha256 of {_named(of_manifest)} than the file itself and {SUMS_FILE}"
+            yield Problem(MANIFEST_FILE, what, FETCH_AGAIN)
+
+    def _other(self, name: str) -> Mapping[str, str] | None:
+        """What knows, besides the list, all files of the kind."""
+        if name.startswith(f"{OBJECTS_FOLDER}/"):
+            return self.objects
+        return self.described if "/" not in name and name != CROISSANT_FILE else None
+
+    def _where(self, name: str) -> str:
+        if name.startswith(f"{OBJECTS_FOLDER}/"):
+            return MANIFEST_FILE if self.objects or not self.has_list else SUMS_FILE
+        return SUMS_FILE if self.has_list else DATASET_FILE
+
+
+def _named(names: list[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def _described(folder: Path, sha256: str | None) -> dict[str, str] | None:
+    """sha256 of all files that are in no folder, as `croissant.json` has them, if it has its own."""
+    file = folder / CROISSANT_FILE
+    if not file.is_file() or file_sha256(file) != sha256:
+        return None
+    try:
+        distribution = json.loads(file.read_bytes())["distribution"]
+        return {one["name"]: one["sha256"] for one in distribution if "sha256" in one}
+    except (ValueError, RecursionError, TypeError, KeyError):
+        return None
+
+
+def _object_problems(dataset: Dataset, row: ObjectRow) -> Iterator[Problem]:
+    """Whether a file that has the right sha256 is a sequence, and the one that the manifest says."""
+    file = dataset.path / row.file
+    try:
+        sequence = dataset.checked(row, parse_sequence(read_content(file), file))
     except PipelineError as error:
         yield Problem(row.file, f"cannot be used: {error}", REBUILD)
         return
-    for name in ("class_name", "confirmation", "ra_deg", "dec_deg"):
+    for name in ("ra_deg", "dec_deg"):
         if getattr(sequence, name) != getattr(row, name):
             what = f"says {name} {getattr(sequence, name)!r}, {MANIFEST_FILE} {getattr(row, name)!r}"
             yield Problem(row.file, what, REBUILD)

@@ -14,7 +14,7 @@ from pipeline.manifest import open_dataset
 from pipeline.naming import survey_dir
 from pipeline.pack import PixelType, Plane, verify_pack
 from pipeline.runs import datasets_of_runs
-from pipeline.verify import verify
+from pipeline.verify import verify, verify_all
 from pipeline.versions import Version, collect, read_record, versions
 from s82.output import as_json, root_option, show, table
 from s82.words import sharing
@@ -123,16 +123,22 @@ def gc(survey: str, root: str, keep: int, as_json: bool, **options: bool) -> Non
 
 @command.command("verify")
 @path_argument
+@click.option("--all", "every", is_flag=True, help="PATH is the folder of a survey's versions: read each of them.")
 @as_json
-def verify_path(path: Path, as_json: bool) -> None:
-    """Read every file of the dataset at PATH, or the one file PATH, whole; exit code 1 if anything is wrong."""
-    problems = verify(path)
+def verify_path(path: Path, every: bool, as_json: bool) -> None:
+    """Read every file of the dataset at PATH, or the one file PATH, whole; exit code 1 if anything is wrong.
+
+    Of the folder of a survey's versions it is the latest that is read.
+    """
+    done = verify_all(path) if every else [verify(path)]
+    problems = [asdict(problem) for one in done for problem in one.problems]
     if as_json:
-        show({"path": str(path), "problems": [asdict(problem) for problem in problems]}, as_json=True)
-    elif problems:
-        table([{"file": one.file, "problem": one.what, "what to do": one.remedy} for one in problems])
+        show({"path": str(path), "read": [one.name for one in done], "problems": problems}, as_json=True)
     else:
-        click.echo(f"{path}: {'every file is' if path.is_dir() else 'it is'} what was written")
+        for one in done:
+            click.echo(f"{one.name}: {'not ' if one.problems else ''}what was written")
+            if one.problems:
+                table([{"file": each.file, "problem": each.what, "what to do": each.remedy} for each in one.problems])
     if problems:
         sys.exit(1)
 

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import manifest
+from pipeline.croissant import croissant
 from pipeline.errors import DatasetError
 from pipeline.manifest import (
     FRAMES_SCHEMA,
@@ -27,6 +29,7 @@ from pipeline.manifest import (
     write_table,
 )
 from pipeline.naming import (
+    CROISSANT_FILE,
     DATASET_FILE,
     FRAMES_FILE,
     LATEST_FILE,
@@ -69,6 +72,8 @@ def dataset(tmp_path: Path) -> Path:
         pixel_scale_arcsec=0.396,
     )
     write_info(path, info)
+    described = {file.name: (file_sha256(file), file.stat().st_size) for file in path.iterdir() if file.is_file()}
+    (path / CROISSANT_FILE).write_text(croissant(info, described))
     write_sums(path, {})
     (path.parent / LATEST_FILE).write_text(path.name + "\n")
     return path
@@ -123,9 +128,49 @@ def write(name: str, content: bytes) -> Callable[[Path], None]:
 )
 def test_a_damaged_dataset_is_one_error(dataset: Path, damage: Callable[[Path], None], complaint: str) -> None:
     damage(dataset)
+    if dataset.is_dir():
+        write_sums(dataset, {})
     with pytest.raises(DatasetError, match=complaint) as caught:
         open_dataset(dataset)
     assert str(dataset) in str(caught.value)
+
+
+@pytest.mark.parametrize("file", [MANIFEST_FILE, DATASET_FILE, FRAMES_FILE])
+def test_tables_and_description_that_are_not_the_published_ones_are_refused(dataset: Path, file: str) -> None:
+    content = bytearray((dataset / file).read_bytes())
+    content = content.replace(b"0.396", b"0.397") if file == DATASET_FILE else content
+    (dataset / file).write_bytes(bytes(content) + (b"" if file == DATASET_FILE else b"\0"))
+    with pytest.raises(DatasetError, match=f"{file} does not have the sha256 of SHA256SUMS: copy it from"):
+        open_dataset(dataset).table(file)
+    (dataset / file).unlink()
+    with pytest.raises(DatasetError, match=f"{file}"):
+        open_dataset(dataset).table(file)
+
+
+def test_labels_that_were_swapped_by_hand_are_found_where_no_list_speaks_of_the_manifest(dataset: Path) -> None:
+    (dataset / SUMS_FILE).unlink()
+    change_column("class_name", pa.array(["SNIa", "AGN", "SNIa"]))(dataset)
+    opened = open_dataset(dataset)
+    with pytest.raises(DatasetError, match=r"679\.h5 says class_name 'SNIa', manifest.parquet 'AGN': copy both"):
+        opened.sequence(opened.objects[1])
+    change_column("sha256", pa.array(["0" * 64] * 3))(dataset)
+    with pytest.raises(DatasetError, match=r"does not have the content hash of dataset\.json"):
+        open_dataset(dataset)
+
+
+def test_an_objects_file_of_another_version_is_refused(dataset: Path) -> None:
+    """The same object with as many images, whole and sealed, but of other pixels."""
+    opened = open_dataset(dataset)
+    row = opened.objects[0]
+    write_sequence(dataset / row.file, dataclasses.replace(make_sequence(2, seed=82), object_id="7"))
+    with pytest.raises(DatasetError, match=r"7\.h5 is not the file of this version: .* copy it from where"):
+        opened.sequence(row)
+
+
+def test_more_rows_than_an_object_list_has_are_not_read(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "MAX_OBJECTS", 2)
+    with pytest.raises(DatasetError, match="has 3 rows, more than the 2 allowed"):
+        open_dataset(dataset)
 
 
 def test_another_objects_file_is_refused(dataset: Path) -> None:
@@ -142,6 +187,15 @@ def test_an_unchanged_dataset_verifies(dataset: Path) -> None:
     assert verify_dataset(dataset) == []
 
 
+def in_list(name: str, sha256: str, new_name: str = "") -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        lines = (path / SUMS_FILE).read_text().splitlines(keepends=True)
+        other = [f"{sha256}  {new_name or name}\n" if line.endswith(f"  {name}\n") else line for line in lines]
+        (path / SUMS_FILE).write_text("".join(other))
+
+    return damage
+
+
 @pytest.mark.parametrize(
     ("damage", "problems"),
     [
@@ -156,13 +210,26 @@ def test_an_unchanged_dataset_verifies(dataset: Path) -> None:
         ),
         (
             change_column("class_name", pa.array(["SNIa", "AGN", "SNIa"])),
-            [
-                "manifest.parquet does not have the sha256 of SHA256SUMS",
-                "objects/79/679.h5 says class_name 'SNIa', manifest.parquet 'AGN'",
-            ],
+            ["manifest.parquet does not have the sha256 of SHA256SUMS"],
+        ),
+        (
+            in_list("objects/07/7.h5", "0" * 64),
+            ["SHA256SUMS is wrong about objects/07/7.h5: the rest of the version agrees"],
+        ),
+        (
+            in_list("objects/07/7.h5", "0" * 64, "objects/07/6.h5"),
+            ["SHA256SUMS is wrong about objects/07/6.h5 and 1 more: the rest of the version agrees"],
+        ),
+        (
+            in_list(FRAMES_FILE, "0" * 64),
+            ["SHA256SUMS is wrong about frames.parquet: the rest of the version agrees"],
+        ),
+        (
+            in_list(MANIFEST_FILE, "0" * 64),
+            ["SHA256SUMS is wrong about manifest.parquet: the rest of the version agrees"],
         ),
     ],
-    ids=["no-table", "table", "stray", "object", "no-object", "link", "label"],
+    ids=["no-table", "table", "stray", "object", "no-object", "link", "label", *(f"list-{n}" for n in range(4))],
 )
 def test_verify_finds_what_was_changed(dataset: Path, damage: Callable[[Path], None], problems: list[str]) -> None:
     damage(dataset)
@@ -182,8 +249,8 @@ def test_a_manifest_that_disagrees_with_the_sums_is_found(dataset: Path) -> None
     change_column("sha256", pa.array(["0" * 64] * 3))(dataset)
     write_sums(dataset, {})
     found = [str(problem) for problem in verify_dataset(dataset)]
-    assert "objects/07/7.h5 has another sha256 in manifest.parquet than in SHA256SUMS" in found
-    assert "manifest.parquet does not have the content hash of dataset.json" in found
+    said = "manifest.parquet has another sha256 of objects/07/7.h5 and 2 more than the file itself and SHA256SUMS"
+    assert found == [said]
 
 
 def test_the_sums_are_those_of_sha256sum(dataset: Path) -> None:
@@ -222,13 +289,13 @@ def test_any_file_of_a_dataset_can_be_verified_alone(dataset: Path, tmp_path: Pa
             (dataset / name).write_bytes(damaged)
             assert found_in(dataset / name), (name, place)
         (dataset / name).write_bytes(whole)
-        assert name == SUMS_FILE or verify(dataset / name) == []
+        assert not verify(dataset / name).problems
     alone = tmp_path / "7.h5"
     shutil.copyfile(dataset / "objects/07/7.h5", alone)
-    assert verify(alone) == []
+    assert verify(alone).problems == ()
     with alone.open("r+b") as file:
         file.write(b"X")
-    assert len(verify(alone)) == 1
+    assert len(verify(alone).problems) == 1
     with pytest.raises(DatasetError, match="nothing says what"):
         verify(write("stray.txt", b"")(tmp_path) or tmp_path / "stray.txt")
 
@@ -236,7 +303,7 @@ def test_any_file_of_a_dataset_can_be_verified_alone(dataset: Path, tmp_path: Pa
 def found_in(path: Path) -> bool:
     """A list of sums is checked with its dataset, any other file by itself."""
     try:
-        return bool(verify(path.parent if path.name == SUMS_FILE else path))
+        return bool(verify(path).problems)
     except DatasetError:
         return True
 
@@ -247,19 +314,32 @@ def test_a_dataset_of_schema_2_opens_and_is_checked_by_its_manifest(dataset: Pat
     pq.write_table(
         table.drop_columns(["group", "step", "masked_fraction", "coverage", "psf_fwhm_arcsec"]), dataset / MANIFEST_FILE
     )
+    tables = {name: file_sha256(dataset / name) for name in (MANIFEST_FILE, SKIPS_FILE, FRAMES_FILE)}
     content = json.loads((dataset / DATASET_FILE).read_text())
     for key in ("packages_sha256", "sources_sha256", "band_statistics"):
         del content[key]
-    content |= {"schema_version": 2, "tables": {}, "seconds": {"plan": 1.0}, "band_mean_nmgy": {}, "band_std_nmgy": {}}
+    content |= {
+        "schema_version": 2,
+        "tables": tables,
+        "seconds": {"plan": 1.0},
+        "band_mean_nmgy": {},
+        "band_std_nmgy": {},
+    }
     (dataset / DATASET_FILE).write_text(json.dumps(content))
     (dataset / SUMS_FILE).unlink()
     opened = open_dataset(dataset)
     assert [(row.object_id, row.group) for row in opened.objects] == [("7", ""), ("679", ""), ("SN2005cg", "")]
     assert verify_dataset(dataset) == []
     (dataset / "objects/07/7.h5").write_bytes(b"x")
+    (dataset / SKIPS_FILE).write_bytes(b"x")
     assert [str(problem) for problem in verify_dataset(dataset)] == [
-        "objects/07/7.h5 does not have the sha256 of manifest.parquet"
+        "objects/07/7.h5 does not have the sha256 of manifest.parquet",
+        "skips.parquet does not have the sha256 of dataset.json",
     ]
+    change_column("fold", pa.array([1, 1, 1], pa.int16()))(dataset)
+    assert "manifest.parquet does not have the sha256 of dataset.json" in map(str, verify_dataset(dataset))
+    with pytest.raises(DatasetError, match=r"manifest\.parquet does not have the sha256 of dataset\.json"):
+        open_dataset(dataset)
 
 
 def test_a_version_number_that_rotted_does_not_switch_the_sums_off(dataset: Path) -> None:

@@ -27,8 +27,9 @@ from pipeline.report.inspection import even_sample
 from pipeline.report.measure import masked_fraction, measure
 from pipeline.report.skymap import contiguous, sky_map
 from pipeline.report.style import Picture
-from pipeline.sequences import MaskBit, write_sequence
+from pipeline.sequences import MaskBit
 from s82.words.report import command
+from tests.pipeline.small import republish
 from tests.pipeline.test_report import CLASSES, Page, observed, write_dataset, write_truth
 
 SHA256 = "c0ffee" + 58 * "1"
@@ -62,7 +63,7 @@ def known_frame(dataset: Path, url: str = "http://das.example.org/fpC-5003-r1.fi
     sequence = observed("679")
     frame_sha256 = sequence.frame_sha256.copy()
     frame_sha256[17] = SHA256.encode()
-    write_sequence(dataset / open_dataset(dataset).objects[0].file, replace(sequence, frame_sha256=frame_sha256))
+    republish(dataset, replace(sequence, frame_sha256=frame_sha256))
 
 
 def test_every_object_of_a_small_dataset_has_a_page_and_the_index_leads_there(folder: Folder) -> None:
@@ -197,9 +198,9 @@ def test_the_command_writes_what_it_is_asked_for(folder: Folder, tmp_path: Path,
 
 def test_a_long_object_shows_every_epoch_in_strips_of_one_scale(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "dataset")
-    row, sequence = open_dataset(dataset).objects[0], observed("679")
+    sequence = observed("679")
     runs = np.arange(len(sequence), dtype=np.int32)  # every image is an epoch of its own
-    write_sequence(dataset / row.file, replace(sequence, run=runs))
+    republish(dataset, replace(sequence, run=runs))
     write_object_pages(tmp_path, dataset, ["679"])
     page = Page((tmp_path / "objects" / "679.html").read_text(encoding="utf-8"))
     assert sum(alt.startswith("Thumbnails") for alt in page.alts) == 2
@@ -210,10 +211,7 @@ def test_an_object_without_images_has_a_page(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "dataset")
     whole = observed("679")
     arrays = {name: value[:0] for name, value in vars_of(whole).items() if isinstance(value, np.ndarray)}
-    write_sequence(dataset / open_dataset(dataset).objects[0].file, replace(whole, **arrays))
-    table = pq.read_table(dataset / MANIFEST_FILE)
-    rows = [row | ({"n_images": 0} if row["object_id"] == "679" else {}) for row in table.to_pylist()]
-    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), dataset / MANIFEST_FILE)
+    republish(dataset, replace(whole, **arrays))
     index = write_pages(tmp_path / "out", dataset)
     text = Page((index.parent / "objects" / "679.html").read_text(encoding="utf-8")).text
     assert text.count("the object has no images") == 3

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.naming import DATASET_FILE, SUMS_FILE
+from pipeline.packing import pack_dataset
 from pipeline.sums import write_sums
 from pipeline.versions import point_latest, write_record
 from tests.pipeline.small import small_dataset
@@ -78,13 +79,38 @@ def test_verify_ends_with_1_and_a_table_if_anything_is_wrong(root: Path, capsys:
     (version / "objects/07/7.h5").write_bytes(content)
     code, out, _ = run("dataset", "verify", str(version), capsys=capsys)
     assert code == 1
-    header, line = out.splitlines()
+    said, header, line = out.splitlines()
+    assert said == f"{version} (tiny-second): not what was written"
     assert header.split("  ")[0] == "file"
     assert line.startswith(
         "objects/07/7.h5  does not have the sha256 of manifest.parquet  copy it from where it is whole"
     )
     code, out, _ = run("dataset", "verify", str(version), "--json", capsys=capsys)
     assert (code, [problem["file"] for problem in json.loads(out)["problems"]]) == (1, ["objects/07/7.h5"])
+
+
+def test_verify_names_the_version_that_it_read_and_reads_all_if_told(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = root / "datasets/tiny"
+    for path in (folder, folder / "latest"):
+        code, out, _ = run("dataset", "verify", str(path), capsys=capsys)
+        assert (code, out) == (0, f"{folder / 'second'} (tiny-second): what was written\n")
+    (folder / "first" / SUMS_FILE).unlink()
+    (folder / "first" / DATASET_FILE).write_text("{")
+    code, out, _ = run("dataset", "verify", str(folder), "--all", "--json", capsys=capsys)
+    assert (code, [Path(name.split()[0]).name for name in json.loads(out)["read"]]) == (1, ["first", "second"])
+    (problem,) = json.loads(out)["problems"]
+    assert (problem["file"], "cannot be opened" in problem["what"]) == ("first", True)
+    code, _, err = run("dataset", "verify", str(root), "--all", capsys=capsys)
+    assert (code, "holds no version of a dataset" in err) == (1, True)
+
+
+def test_verify_of_a_pack_leads_to_verify_pack(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pack = pack_dataset(root / "datasets/tiny").path
+    for path in (pack, pack / "image.npy"):
+        code, _, err = run("dataset", "verify", str(path), capsys=capsys)
+        assert (code, f"`s82 dataset verify-pack {pack}` checks it" in err) == (1, True)
 
 
 def test_gc_keeps_what_a_run_was_trained_on(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
