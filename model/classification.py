@@ -17,6 +17,7 @@ from model.errors import ModelConfigError
 from pipeline.atomic import replacing
 from pipeline.errors import DatasetError, PipelineError, SequenceError
 from pipeline.manifest import Dataset, open_dataset
+from pipeline.outputs import check_output
 from pipeline.sequences import Sequence, open_sequence
 
 ROWS_AT_ONCE: Final = 10_000
@@ -138,7 +139,10 @@ def table_file(path: Path, classes: tuple[str, ...]) -> Iterator[Sink]:
     ------
     ModelConfigError
         The file name ends with neither.
+    ConfigError
+        The file would be inside a dataset.
     """
+    check_output(path)
     if path.suffix not in (".parquet", ".csv"):
         raise ModelConfigError(f"{path}: a table can be written as .parquet or .csv")
     with replacing(path) as temporary:

@@ -27,6 +27,7 @@ from model.errors import ModelConfigError
 from model.loader import channels_of, days_of
 from pipeline.atomic import replacing, write_bytes
 from pipeline.bands import BAND_ID
+from pipeline.outputs import check_output
 
 Format = Literal["onnx", "pt2"]
 METADATA_KEY: Final = "stripe82-convention"
@@ -129,7 +130,10 @@ def export_classifier(classifier: Classifier, path: Path, form: Format) -> None:
     ------
     ModelConfigError
         A package that the format needs is missing.
+    ConfigError
+        The file would be inside a dataset.
     """
+    check_output(path)
     said = json.dumps(metadata(classifier), ensure_ascii=False)
     with _quiet():
         program = _traced(classifier)

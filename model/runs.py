@@ -33,6 +33,7 @@ from model.train import Examples, Job, ProgressCallback, fit, read_metrics
 from pipeline.atomic import write_text
 from pipeline.errors import DatasetError
 from pipeline.manifest import Dataset, ObjectRow, open_dataset
+from pipeline.outputs import check_output
 from pipeline.splits import is_photometric
 from pipeline.validation import explain
 
@@ -140,8 +141,11 @@ def train(
         `run_dir` holds a run of another configuration or dataset.
     TrainingError
         The loss is not finite.
+    ConfigError
+        `run_dir` is inside a dataset.
     """
     run_dir, dataset = Path(run_dir), open_dataset(dataset_path)
+    check_output(run_dir)
     with joined(config.device, parallel) as team:
         record = _record_of(run_dir, dataset, config)
         session = session_of(run_dir, record, dataset)

@@ -37,6 +37,7 @@ from model.train import Job, Progress, fit, read_metrics
 from pipeline.atomic import make_folder, write_text
 from pipeline.errors import DatasetError
 from pipeline.manifest import open_dataset
+from pipeline.outputs import check_output
 from pipeline.validation import explain
 
 SEARCH_FILE: Final = "search.json"
@@ -116,10 +117,11 @@ def search(
         `out` holds another search, or one that is running.
     TrainingError
         Every trial failed.
-    DatasetError
+    DatasetError, ConfigError
         As `model.runs.train`.
     """
     out, dataset = Path(out), open_dataset(dataset_path)
+    check_output(out)
     info = dataset.info
     run = RunRecord(config=config, dataset_id=info.dataset_id, dataset_content_hash=info.content_hash, software={})
     session = session_of(out, run, dataset)

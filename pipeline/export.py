@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from pipeline.atomic import creating
 from pipeline.card import export_card
 from pipeline.columns import MEANINGS, Meaning, described
-from pipeline.errors import ConfigError, DatasetError
+from pipeline.errors import DatasetError
 from pipeline.manifest import Dataset, ObjectRow
 from pipeline.naming import CARD_FILE, MANIFEST_FILE
+from pipeline.outputs import check_output
 from pipeline.sequences import COLUMNS, Sequence
 
 Precision = Literal["float32", "float16"]
@@ -65,14 +66,14 @@ def export_dataset(dataset: Dataset, out: Path, options: ExportOptions = ExportO
     Raises
     ------
     ConfigError
-        `out` exists, or is inside the dataset.
+        `out` exists, or is inside a dataset.
     SequenceError, DatasetError
         An object's file is damaged, another's, or has values that float16 cannot hold; or there is no object.
     StorageError
         There is no room, or no right, to write.
     """
     schema = export_schema(dataset.info.size, options)
-    check_outside(dataset, out)
+    check_output(out)
     if not dataset.objects:
         raise DatasetError(f"{dataset.path} holds no object: there is nothing to export")
     planned = plan_shards(dataset, image_bytes(dataset.info.size, options))
@@ -83,12 +84,6 @@ def export_dataset(dataset: Dataset, out: Path, options: ExportOptions = ExportO
             _write_shard(file, dataset, shard, schema)
         (folder / CARD_FILE).write_text(export_card(dataset, [shard.file for shard in planned]), encoding="utf-8")
     return planned
-
-
-def check_outside(dataset: Dataset, out: Path) -> None:
-    """Raise `ConfigError` if `out` is inside the dataset: a published version stays as it is."""
-    if out.resolve().is_relative_to(dataset.path.resolve()):
-        raise ConfigError(f"{out} is inside the dataset {dataset.path}, which stays as it is: name another place")
 
 
 def export_schema(size: int, options: ExportOptions) -> pa.Schema:

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 
 from pipeline.atomic import make_parent, replacing
 from pipeline.bands import BANDS
-from pipeline.export import PARQUET, check_outside
+from pipeline.export import PARQUET
 from pipeline.forced import forced_photometry
 from pipeline.lightcurves import LIGHT_CURVE_SCHEMA
 from pipeline.manifest import Dataset
+from pipeline.outputs import check_output
 from pipeline.photometry import RADIUS_ARCSEC
 from pipeline.sequences import Sequence
 
@@ -50,13 +51,13 @@ def write_light_curves(dataset: Dataset, out: Path, *, subtract_background: bool
     Raises
     ------
     ConfigError
-        `out` is inside the dataset, or below a file.
+        `out` is inside a dataset, or below a file.
     SequenceError, DatasetError
         An object's file is damaged, or another's.
     StorageError
         There is no room, or no right, to write.
     """
-    check_outside(dataset, out)
+    check_output(out)
     make_parent(out)
     notes = {
         "dataset_id": dataset.info.dataset_id,

@@ -32,6 +32,7 @@ from pipeline.errors import DatasetError, PackError
 from pipeline.hdf5memory import open_bytes
 from pipeline.manifest import Dataset, ObjectRow, open_dataset, write_table
 from pipeline.naming import MANIFEST_FILE, PACK_FILE, PACK_OBJECTS_FILE, SUMS_FILE, pack_dir
+from pipeline.outputs import check_output
 from pipeline.pack import (
     OBJECTS_SCHEMA,
     Block,
@@ -85,6 +86,8 @@ def pack_dataset(
 
     Raises
     ------
+    ConfigError
+        `out` is inside a dataset or another pack.
     PackError
         `out` holds something else, or another process is packing into it.
     DatasetError, SequenceError
@@ -93,6 +96,8 @@ def pack_dataset(
         The disk is full or not writable. What was at `out` is untouched.
     """
     dataset = open_dataset(dataset_path)
+    out = Path(out) if out else pack_dir(dataset.path, dtype)
+    check_output(out)
     recipe = PackRecipe(
         dataset_id=dataset.info.dataset_id,
         content_hash=dataset.info.content_hash,
@@ -102,7 +107,7 @@ def pack_dataset(
         n_objects=len(dataset.objects),
         n_images=sum(row.n_images for row in dataset.objects),
     )
-    site = _Site(Path(out) if out else pack_dir(dataset.path, dtype), recipe)
+    site = _Site(out, recipe)
     with storing(site.out), site.exclusive():
         if (pack := site.published()) is None:
             site.prepare()

@@ -21,6 +21,7 @@ from pipeline.bands import BANDS
 from pipeline.errors import DatasetError
 from pipeline.manifest import Dataset, read_table
 from pipeline.naming import CELLS_FOLDER
+from pipeline.outputs import check_output
 from pipeline.standards import Standards, flat_arcsec, merge_positions
 from pipeline.starphot import Positions
 
@@ -36,12 +37,15 @@ def write_catalogue(dataset: Dataset, out: Path) -> int:
 
     Raises
     ------
+    ConfigError
+        `out` is inside a dataset.
     DatasetError
         No cell has made standards: the survey gives a catalogue, checks no zero points, or has no DR7 frames of
         several nights; or a file of them cannot be read.
     StorageError
         There is no room, or no right, to write.
     """
+    check_output(out)
     files = sorted((dataset.path / CELLS_FOLDER).glob("*.stars.parquet"))
     stars = merge([_read(file) for file in files]) if files else None
     if stars is None or not len(stars.positions):

@@ -12,7 +12,7 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[1]
 LIGHT_FOR_MODEL = {
     f"pipeline.{name}"
-    for name in ("sequences", "manifest", "pack", "splits", "atomic", "bands", "errors", "validation")
+    for name in ("sequences", "manifest", "outputs", "pack", "splits", "atomic", "bands", "errors", "validation")
 }
 
 

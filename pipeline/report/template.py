@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.atomic import write_text
+from pipeline.outputs import check_output
 
 
 @cache
@@ -30,5 +31,6 @@ def measured(value: float | None, form: str) -> str:
 
 
 def write_page(path: Path, template: str, content: Mapping[str, Any]) -> None:
-    """Fill a template and write it, whole or not at all."""
+    """Fill a template and write it, whole or not at all (raises ConfigError where it would be inside a dataset)."""
+    check_output(path)
     write_text(path, environment().get_template(template).render(content))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.outputs import check_output
 from pipeline.report import write_object_pages, write_pages, write_report
 
 
@@ -41,10 +42,12 @@ def command(
     """
     if out and (pages or object_ids):
         raise click.UsageError("--out names the page of a dataset alone: leave it out with --pages and --object")
+    out = out or Path("report.html")
+    check_output(pages or (Path("objects") if object_ids else out))  # before anything is measured
     if pages:
         click.echo(write_pages(pages, dataset, run=run, truth=truth, object_ids=object_ids, sample=sample, seed=seed))
     elif object_ids:
         for path in write_object_pages(Path(), dataset, object_ids, truth=truth):
             click.echo(path)
     else:
-        click.echo(write_report(out or Path("report.html"), dataset, run=run, truth=truth))
+        click.echo(write_report(out, dataset, run=run, truth=truth))

@@ -13,6 +13,7 @@ from model.distributed import Parallel, is_told, under_torchrun
 from model.runs import train
 from model.watching import watcher
 from pipeline.manifest import open_dataset
+from pipeline.outputs import check_output
 from s82.options import Command
 from s82.output import as_json, show, stderr_line
 
@@ -73,6 +74,7 @@ def command(
     changes = parse_settings(settings)
     config = preset_of(preset).updated(**changes)  # say what is wrong before Prefect takes its ten seconds
     open_dataset(dataset)
+    check_output(run)
     if under_torchrun():
         bars = watcher(stderr_line) if is_told() else None
         result = train(dataset, run, config, folds=list(folds) or None, progress=bars, parallel=parallel)
