@@ -88,3 +88,7 @@ class ReportError(PipelineError):
 
 class PackError(PipelineError):
     """A packed dataset is missing, damaged, or of another dataset than it is used with."""
+
+
+class PackOfAnother(PackError):
+    """A pack is whole, but of another dataset or form than is wanted at its place."""

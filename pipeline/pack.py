@@ -18,7 +18,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -51,6 +51,7 @@ OBJECTS_SCHEMA: Final = pa.schema(
 
 MOMENTS: Final = 3
 """Count, sum and sum of squares."""
+REMEDY: Final = "`s82 dataset pack DATASET` makes it anew"
 _MAX_INFO_BYTES: Final = 2**26
 _MAX_ROWS: Final = 2**40
 _HEADER_BYTES: Final = 128
@@ -253,7 +254,7 @@ def find_pack(dataset: Dataset, dtype: PixelType) -> Pack | None:
     if not pack.is_of(dataset) or pack.info.dtype != dtype:
         return None
     if damaged := next(_damaged_blocks(pack), None):
-        raise PackError(f"{folder} is damaged: {damaged}; `s82 dataset pack` makes it anew")
+        raise _damaged(folder, damaged)
     return pack
 
 
@@ -290,6 +291,12 @@ def _damaged_blocks(pack: Pack) -> Iterator[str]:
                 yield f"{name}: rows {first} to {first + n_rows - 1} do not have the sha256 of {PACK_FILE}"
 
 
+def files_of_packs() -> set[str]:
+    """Names that a file of any pack can have."""
+    arrays = {f"{plane}.npy" for plane in ("image", *get_args(Plane))} | {"band_id.npy", "mjd_tai.npy", "moments.npy"}
+    return {*arrays, PACK_OBJECTS_FILE, PACK_FILE, SUMS_FILE}
+
+
 def _stray_files(pack: Pack) -> Iterator[str]:
     expected = {*pack.info.files, PACK_OBJECTS_FILE, PACK_FILE, SUMS_FILE}
     for file in sorted(pack.path.iterdir()):
@@ -324,10 +331,10 @@ def _check_blocks(info: PackInfo, where: Path) -> None:
     n_objects = n_images = 0
     for block in info.blocks:
         if (block.first_object, block.first_image) != (n_objects, n_images) or set(block.sha256) != set(info.files):
-            raise PackError(f"{where}: the block at object {block.first_object} is out of order: pack again")
+            raise PackError(f"{where}: the block at object {block.first_object} is out of order: {REMEDY}")
         n_objects, n_images = n_objects + block.n_objects, n_images + block.n_images
     if (n_objects, n_images) != (info.n_objects, info.n_images):
-        raise PackError(f"{where}: its blocks end at object {n_objects} of {info.n_objects}: pack again")
+        raise PackError(f"{where}: its blocks end at object {n_objects} of {info.n_objects}: {REMEDY}")
 
 
 def _read_objects(folder: Path, info: PackInfo) -> pa.Table:
@@ -337,15 +344,13 @@ def _read_objects(folder: Path, info: PackInfo) -> pa.Table:
     except (OSError, ValueError, pa.ArrowException) as error:
         raise PackError(f"cannot read {file}: {error}") from error
     if table.schema.names != OBJECTS_SCHEMA.names or table.schema.types != OBJECTS_SCHEMA.types:
-        raise PackError(f"{file} does not have the columns of this format: pack again")
+        raise PackError(f"{file} does not have the columns of this format: {REMEDY}")
     if any(table[name].null_count for name in table.column_names):
-        raise PackError(f"{file} has rows without a value: pack again")
+        raise PackError(f"{file} has rows without a value: {REMEDY}")
     length_O = table["length"].to_numpy()
     follow = np.array_equal(table["first"].to_numpy(), np.cumsum(length_O) - length_O) and (length_O >= 0).all()
     if not follow or (len(table), int(length_O.sum())) != (info.n_objects, info.n_images):
-        raise PackError(
-            f"{file} does not list the {info.n_images} images of {PACK_FILE} one after the other: pack again"
-        )
+        raise PackError(f"{file} does not list the {info.n_images} images of {PACK_FILE} one after the other: {REMEDY}")
     return table
 
 
@@ -367,4 +372,4 @@ def _mapped(path: Path, file: ArrayFile) -> NDArray[Any]:
 
 
 def _damaged(folder: Path, what: str) -> PackError:
-    return PackError(f"{folder} is damaged: {what}; remove it and pack the dataset again")
+    return PackError(f"{folder} is damaged: {what}; {REMEDY}")

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from pipeline.atomic import storing, sync_dir, write_text
-from pipeline.errors import DatasetError, PackError
+from pipeline.errors import DatasetError, PackError, PackOfAnother
 from pipeline.hdf5memory import open_bytes
 from pipeline.manifest import Dataset, ObjectRow, open_dataset, write_table
 from pipeline.naming import MANIFEST_FILE, PACK_FILE, PACK_OBJECTS_FILE, SUMS_FILE, pack_dir
@@ -43,6 +43,7 @@ from pipeline.pack import (
     Plane,
     band_moments,
     block_sha256,
+    files_of_packs,
     open_pack,
     stored,
     sums,
@@ -154,17 +155,54 @@ class _Site:
         """The same pack, whole, if an earlier run has finished it (raises PackError where `out` is anything else)."""
         if not self.out.exists():
             return None
-        pack = open_pack(self.out)
-        if PackRecipe(**pack.info.model_dump(exclude={"blocks"})) != self.recipe:
+        try:
+            pack = open_pack(self.out)
+            if PackRecipe(**pack.info.model_dump(exclude={"blocks"})) != self.recipe:
+                raise PackOfAnother(
+                    f"{self.out} holds a pack of {_what(pack.info)}, not of {_what(self.recipe)}: "
+                    "choose another folder, or remove that one"
+                )
+            damage = next(iter(verify_pack(self.out)), None)
+        except PackOfAnother:
+            raise
+        except PackError as error:
+            damage = str(error)
+        if damage is None:
+            return pack
+        self._check_is_ours()
+        LOG.warning("%s is damaged and made anew: %s", self.out, damage)
+        self._hide()
+        return None
+
+    def _check_is_ours(self) -> None:
+        """Be sure that `out`, which is no whole pack, is what is left of the one that is wanted, and nothing else."""
+        names = {path.name for path in self.out.iterdir()} if self.out.is_dir() else {""}
+        if strange := names - files_of_packs():
             raise PackError(
-                f"{self.out} holds a pack of {_what(pack.info)}, not of {_what(self.recipe)}: "
-                "choose another folder, or remove that one"
+                f"{self.out} is there, and {min(strange) or 'it'} is no file of a pack: choose another folder, or move "
+                "that away"
             )
-        if damaged := verify_pack(self.out):
-            LOG.warning("%s is damaged and made anew: %s", self.out, damaged[0])
-            shutil.rmtree(self.out)
-            return None
-        return pack
+        arrays = ((self.out / name, file.header) for name, file in self.recipe.files.items())
+        if names and not self._is_described() and not any(_begins(path, header) for path, header in arrays):
+            raise PackError(
+                f"{self.out} is there, and nothing in it is surely of a pack of {_what(self.recipe)}: choose another "
+                "folder, or remove that one"
+            )
+
+    def _is_described(self) -> bool:
+        """Whether pack.json is whole enough to say that it is the pack."""
+        try:
+            info = PackInfo.model_validate_json((self.out / PACK_FILE).read_bytes())
+        except (OSError, ValidationError):
+            return False
+        return PackRecipe(**info.model_dump(exclude={"blocks"})) == self.recipe
+
+    def _hide(self) -> None:
+        """Take a damaged pack away by one rename: killed later, the next run clears away what is left of it."""
+        self.journal.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.out.rename(self.folder)
+        sync_dir(self.out.parent)
 
     def prepare(self) -> None:
         """Make room for all arrays, unless an earlier run of the same has."""
@@ -214,6 +252,14 @@ def _block(line: str) -> Block | None:
         return Block.model_validate_json(line)
     except ValidationError:
         return None
+
+
+def _begins(path: Path, header: bytes) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(header)) == header
+    except OSError:
+        return False
 
 
 def _size(path: Path) -> int:

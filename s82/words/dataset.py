@@ -12,7 +12,7 @@ import click
 from pipeline.differences import Changes, compare
 from pipeline.manifest import open_dataset
 from pipeline.naming import survey_dir
-from pipeline.pack import PixelType, Plane, verify_pack
+from pipeline.pack import REMEDY, PixelType, Plane, verify_pack
 from pipeline.runs import datasets_of_runs
 from pipeline.verify import verify, verify_all
 from pipeline.versions import Version, collect, read_record, versions
@@ -174,7 +174,8 @@ def pack(
 def verify_packed(pack: Path, as_json: bool) -> None:
     """Check every byte of the pack at PACK; exit code 1 if anything is wrong."""
     problems = verify_pack(pack)
-    show({"pack": str(pack), "problems": problems}, as_json=as_json)
+    what_to_do = {"what to do": REMEDY} if problems else {}
+    show({"pack": str(pack), "problems": problems, **what_to_do}, as_json=as_json)
     if problems:
         sys.exit(1)
 

@@ -41,6 +41,7 @@ from tests.pipeline.test_sequences import make_sequence
 
 SIZE = 8
 LENGTHS = (5, 1, 12, 3, 30, 2, 9)
+PACK_NAMES = ("image.npy", "band_id.npy", "mjd_tai.npy", "moments.npy", PACK_OBJECTS_FILE, SUMS_FILE, PACK_FILE)
 BLOCK_BYTES = 12 * SIZE * SIZE * 2
 """Of half-precision images: the objects above are three blocks."""
 
@@ -279,8 +280,34 @@ def test_another_pack_at_its_place_is_refused_and_stays(dataset: Path, tmp_path:
         pack_dataset(make(tmp_path / "another", seed=50), pack.path)
     assert bytes_of(pack.path) == before
     (tmp_path / "mine").mkdir()
-    with pytest.raises(PackError, match=r"mine is not a pack: it has no pack\.json"):
-        pack_dataset(dataset, tmp_path / "mine")
+    (tmp_path / "mine" / "diary.txt").write_text("mine")
+    np.save(tmp_path / "array.npy", np.zeros((62, SIZE)))
+    (tmp_path / "array").mkdir()
+    (tmp_path / "array.npy").rename(tmp_path / "array" / "image.npy")
+    for name, complaint in (
+        ("mine", r"diary\.txt is no file of a pack"),
+        ("array", "nothing in it is surely of a pack"),
+    ):
+        kept = bytes_of(tmp_path / name)
+        with pytest.raises(PackError, match=complaint):
+            pack_dataset(dataset, tmp_path / name)
+        assert bytes_of(tmp_path / name) == kept
+
+
+def _truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("damage", [_truncate, Path.unlink], ids=["truncated", "gone"])
+@pytest.mark.parametrize("names", [*PACK_NAMES, PACK_NAMES[1:], PACK_NAMES[:-1]], ids=str)
+def test_whatever_is_wrong_with_a_pack_it_is_made_anew(dataset: Path, names: str | tuple[str, ...], damage) -> None:
+    """Flipped bytes are found by `test_verify_finds_every_flipped_byte`; a killed removal leaves any of the files."""
+    pack = pack_dataset(dataset)
+    before = bytes_of(pack.path)
+    for name in [names] if isinstance(names, str) else names:
+        damage(pack.path / name)
+    assert bytes_of(pack_dataset(dataset).path) == before
+    assert [path.name for path in pack.path.parent.iterdir() if path.suffix != ".lock"] == [pack.path.name]
 
 
 def test_two_processes_do_not_pack_into_the_same_folder(dataset: Path, tmp_path: Path) -> None:
