@@ -87,3 +87,8 @@ MEANINGS: Final[dict[str, dict[str, Meaning]]] = {MANIFEST_FILE: _MANIFEST, FRAM
 def described(name: str, kind: pa.DataType, meaning: Meaning) -> pa.Field:
     """An Arrow field that carries unit and description into the Parquet file."""
     return pa.field(name, kind, metadata={"unit": meaning.unit, "description": meaning.description})
+
+
+def with_meanings(schema: pa.Schema, file: str) -> pa.Schema:
+    """The columns of one of the tables, each with its unit and description."""
+    return pa.schema([described(column.name, column.type, MEANINGS[file][column.name]) for column in schema])

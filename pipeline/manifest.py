@@ -22,15 +22,25 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.atomic import replacing, write_text
+from pipeline.columns import with_meanings
 from pipeline.errors import ConfigError, DatasetError, NewerSchema
-from pipeline.naming import DATASET_FILE, LATEST_FILE, MANIFEST_FILE, SUMS_FILE, check_version, sequence_path
+from pipeline.naming import (
+    DATASET_FILE,
+    FRAMES_FILE,
+    LATEST_FILE,
+    MANIFEST_FILE,
+    SKIPS_FILE,
+    SUMS_FILE,
+    check_version,
+    sequence_path,
+)
 from pipeline.sequences import SCHEMA_VERSION, Sequence, parse_sequence, read_content
 from pipeline.statistics import FoldStatistics
 from pipeline.sums import check_listed, check_sha256
 from pipeline.sums import file_sha256 as file_sha256
 from pipeline.validation import explain
 
-MANIFEST_SCHEMA: Final = pa.schema(
+_MANIFEST_COLUMNS: Final = pa.schema(
     [
         ("object_id", pa.string()),
         ("class_name", pa.string()),
@@ -52,7 +62,7 @@ MANIFEST_SCHEMA: Final = pa.schema(
         ("cell", pa.string()),
     ]
 )
-SKIPS_SCHEMA: Final = pa.schema(
+_SKIPS_COLUMNS: Final = pa.schema(
     [
         ("reason", pa.string()),
         ("object_id", pa.string()),
@@ -60,7 +70,7 @@ SKIPS_SCHEMA: Final = pa.schema(
         ("detail", pa.string()),
     ]
 )
-FRAMES_SCHEMA: Final = pa.schema(
+_FRAMES_COLUMNS: Final = pa.schema(
     [
         ("archive", pa.string()),
         ("run", pa.int32()),
@@ -87,6 +97,9 @@ FRAMES_SCHEMA: Final = pa.schema(
         ("zp_flags", pa.int8()),
     ]
 )
+MANIFEST_SCHEMA: Final = with_meanings(_MANIFEST_COLUMNS, MANIFEST_FILE)
+SKIPS_SCHEMA: Final = with_meanings(_SKIPS_COLUMNS, SKIPS_FILE)
+FRAMES_SCHEMA: Final = with_meanings(_FRAMES_COLUMNS, FRAMES_FILE)
 
 
 ROWS_AT_ONCE: Final = 100_000

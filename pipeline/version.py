@@ -29,6 +29,14 @@ def software_versions() -> dict[str, str]:
 
 
 def installed_packages() -> str:
-    """Everything that is installed here, as a requirements file: with it the environment can be made again."""
+    """Everything that is installed here, as a requirements file: with it the environment can be made again.
+
+    The local part of a version, as in torch 2.13.0+cpu, is a comment: such builds are at their maker's, not on PyPI.
+    """
     found = {name: one.version for one in distributions() if (name := one.metadata["Name"])}  # a broken one has none
-    return "".join(f"{name}=={found[name]}\n" for name in sorted(found, key=str.lower) if name != DISTRIBUTION)
+    return "".join(_pinned(name, found[name]) for name in sorted(found, key=str.lower) if name != DISTRIBUTION)
+
+
+def _pinned(name: str, installed: str) -> str:
+    public, _, local = installed.partition("+")
+    return f"{name}=={public}" + (f"  # +{local}" if local else "") + "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any, get_args
 import click
 
 from pipeline.differences import Changes, compare
-from pipeline.manifest import open_dataset
-from pipeline.naming import survey_dir
+from pipeline.errors import DatasetError
+from pipeline.manifest import Dataset, open_dataset
+from pipeline.naming import DATASET_FILE, datasets_dir, survey_dir
 from pipeline.pack import REMEDY, PixelType, Plane, verify_pack
 from pipeline.runs import datasets_of_runs
 from pipeline.verify import verify, verify_all
@@ -20,7 +22,17 @@ from s82.output import as_json, root_option, show, table
 from s82.words import sharing
 
 SHOWN = 20
-survey_argument = click.argument("survey")
+SURVEY_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
+
+
+def _survey_name(context: click.Context, parameter: click.Parameter, value: str) -> str:  # noqa: ARG001  (click's)
+    """Which could name a folder anywhere otherwise."""
+    if not SURVEY_NAME.fullmatch(value):
+        raise click.BadParameter(f"{value!r} is not the name of a survey: name it as in `s82 build --survey`")
+    return value
+
+
+survey_argument = click.argument("survey", callback=_survey_name)
 path_argument = click.argument("path", type=click.Path(path_type=Path))
 
 
@@ -69,19 +81,44 @@ def _row(version: Version) -> dict[str, Any]:
 
 
 @command.command("diff")
-@click.argument("old", type=click.Path(path_type=Path))
-@click.argument("new", type=click.Path(path_type=Path))
+@click.argument("old")
+@click.argument("new")
+@root_option()
 @as_json
-def diff(old: Path, new: Path, as_json: bool) -> None:
-    """Print what is different in the dataset NEW from the dataset OLD: objects, their images, and why."""
-    changes = compare(open_dataset(old), open_dataset(new))
+def diff(old: str, new: str, root: str, as_json: bool) -> None:
+    """Print what is different in the dataset NEW from the dataset OLD: objects, their images, and why.
+
+    Each is a path, or the name of a version below ROOT, as `s82 dataset list` has it.
+    """
+    before, after = (open_dataset(_found(Path(root), named)) for named in (old, new))
+    changes = compare(before, after)
     if as_json:
         show(changes.model_dump(mode="json"), as_json=True)
     else:
-        _print_changes(changes)
+        _print_changes(changes, before, after)
 
 
-def _print_changes(changes: Changes) -> None:
+def _found(root: Path, named: str) -> Path:
+    """The path of a dataset that is named by its path, its version or its id."""
+    path = Path(named)
+    if path.exists() or path.name != named:
+        return path
+    found = [
+        version
+        for version in sorted(datasets_dir(root).glob("*/*"))
+        if named in (version.name, f"{version.parent.name}-{version.name}") and (version / DATASET_FILE).exists()
+    ]
+    if len(found) != 1:
+        known = f"{len(found)} versions below {root} are called so" if found else f"nor a version below {root}"
+        raise DatasetError(f"{named} is not a path, {known}: give its path, or --root")
+    return found[0]
+
+
+def _print_changes(changes: Changes, old: Dataset, new: Dataset) -> None:
+    n_images = {
+        "added": {row.object_id: row.n_images for row in new.objects},
+        "removed": {row.object_id: row.n_images for row in old.objects},
+    }
     click.echo(f"{changes.old} → {changes.new}")
     show(changes.counts, as_json=False)
     if changes.why:
@@ -94,8 +131,8 @@ def _print_changes(changes: Changes) -> None:
                 {
                     "object": one.object_id,
                     "": one.kind,
-                    "images +": len(one.images_added),
-                    "−": len(one.images_removed),
+                    "images +": n_images["added"][one.object_id] if one.kind == "added" else len(one.images_added),
+                    "−": n_images["removed"][one.object_id] if one.kind == "removed" else len(one.images_removed),
                     "≠": len(one.images_changed),
                     "why": ", ".join(one.why),
                 }

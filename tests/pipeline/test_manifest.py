@@ -183,6 +183,19 @@ def test_another_objects_file_is_refused(dataset: Path) -> None:
         opened.sequence(dataclasses.replace(second, n_images=9))
 
 
+def test_the_tables_carry_units_and_descriptions_and_are_read_without_them(dataset: Path) -> None:
+    """As arrow itself reads them; a table as earlier software wrote it, without, is as good."""
+    for name in (MANIFEST_FILE, SKIPS_FILE, FRAMES_FILE):
+        assert all(field.metadata[b"description"] for field in pq.read_schema(dataset / name))
+    assert pq.read_schema(dataset / MANIFEST_FILE).field("mjd_first").metadata[b"unit"] == b"d"
+    table = pq.read_table(dataset / MANIFEST_FILE)
+    plain = table.cast(pa.schema([(field.name, field.type) for field in table.schema]))
+    pq.write_table(plain, dataset / MANIFEST_FILE)
+    write_sums(dataset, {})
+    assert open_dataset(dataset).table(MANIFEST_FILE).schema == MANIFEST_SCHEMA
+    assert verify_dataset(dataset) == []
+
+
 def test_an_unchanged_dataset_verifies(dataset: Path) -> None:
     assert verify_dataset(dataset) == []
 

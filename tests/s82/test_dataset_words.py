@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.naming import DATASET_FILE, SUMS_FILE
+from pipeline.manifest import MANIFEST_SCHEMA, content_hash, open_dataset, write_info, write_table
+from pipeline.naming import DATASET_FILE, MANIFEST_FILE, SUMS_FILE
 from pipeline.packing import pack_dataset
 from pipeline.sums import write_sums
 from pipeline.versions import point_latest, write_record
-from tests.pipeline.small import small_dataset
+from tests.pipeline.small import small_dataset, small_info
 from tests.s82.test_words import run
 
 
@@ -66,6 +67,36 @@ def test_diff_says_which_objects_changed_and_why(root: Path, capsys: pytest.Capt
     changes = json.loads(out)
     assert changes["counts"] == {"added": 0, "changed": 2, "removed": 0, "unchanged": 3, "moved_fold": 0}
     assert {one["object_id"]: one["why"] for one in changes["objects"]} == {"7": ["cut differently"], "80": ["label"]}
+
+
+def test_diff_finds_versions_by_name_and_counts_images_of_objects_that_came_and_went(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fewer = root / "datasets/tiny/fewer"
+    small_dataset(fewer)
+    rows = [row for row in open_dataset(fewer).table(MANIFEST_FILE).to_pylist() if row["object_id"] != "679"]
+    write_table(fewer / MANIFEST_FILE, rows, MANIFEST_SCHEMA)
+    hashed = content_hash((row["object_id"], row["sha256"]) for row in rows)
+    write_info(fewer, small_info(hashed))
+    at = ("--root", str(root))
+    for old, new, line in (
+        ("fewer", "tiny-first", ["679", "added", "5", "0", "0"]),
+        ("first", "fewer", ["679", "removed", "0", "5", "0"]),
+    ):
+        code, out, _ = run("dataset", "diff", old, new, *at, capsys=capsys)
+        assert (code, out.splitlines()[-1].split()[:5]) == (0, line)
+    (root / "datasets/other").mkdir()
+    (root / "datasets/other/first").symlink_to(root / "datasets/tiny/first")
+    for name, said in (("nothing", "nothing is not a path, nor a version below"), ("first", "2 versions below")):
+        code, _, err = run("dataset", "diff", name, "fewer", *at, capsys=capsys)
+        assert (code, said in err, "give its path" in err) == (1, True, True)
+
+
+@pytest.mark.parametrize("word", ["list", "gc"])
+def test_a_survey_is_named_and_not_pointed_at(root: Path, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--keep", "1") if word == "gc" else ()
+    code, _, err = run("dataset", word, "../..", "--root", str(root), *options, capsys=capsys)
+    assert (code, "'../..' is not the name of a survey" in err) == (2, True)
 
 
 def test_verify_ends_with_1_and_a_table_if_anything_is_wrong(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
