@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
-import h5py
-import numpy as np
-import pytest
 from pydantic import BaseModel
 
 from pipeline.lightcurves import LIGHT_CURVE_SCHEMA, PhotometryFlag
 from pipeline.manifest import FRAMES_SCHEMA, MANIFEST_SCHEMA, SKIPS_SCHEMA
+from pipeline.packing import pack_dataset
 from pipeline.planfile import PLAN_SCHEMA, PlanInfo
 from pipeline.selection import NOT_SELECTED
-from pipeline.sequences import COLUMNS
+from pipeline.sequences import COLUMNS, Sequence
 from pipeline.sources import BAD_ZEROPOINT, LOW_COVERAGE, NO_MASK, NOT_IN_ARCHIVE, VANISHED
+from pipeline.sums import write_sums
 from pipeline.survey import SurveyConfig, load_survey
 from pipeline.thumbnails import target_wcs_header
+from pipeline.versions import point_latest
+from tests.pipeline.small import small_dataset
 
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-def block(document: str, language: str) -> str:
-    """The first code block of that language."""
-    match = re.search(rf"```{language}\n(.*?)```", (PROJECT / document).read_text(encoding="utf-8"), re.DOTALL)
-    assert match
-    return match[1]
+def blocks(document: str, language: str) -> list[str]:
+    """All code blocks of that language."""
+    text = (PROJECT / document).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def keys(annotation: object) -> set[str]:
@@ -38,23 +39,31 @@ def keys(annotation: object) -> set[str]:
     return set().union(*map(keys, get_args(annotation)))
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/format.md"])
-def test_the_python_runs_on_a_dataset_at_its_place(document, tmp_path, monkeypatch):
+def with_a_grid(sequence: Sequence) -> Sequence:
+    return replace(sequence, wcs_header=target_wcs_header(347.5, 0.1, size=8, pixel_scale_arcsec=0.396))
+
+
+def test_the_python_runs_on_a_dataset_at_its_place(tmp_path, monkeypatch):
+    """Every block of the documents that speak of a dataset alone; those about models need a trained one."""
     versions = tmp_path / "work" / "demo" / "datasets" / "demo"
-    (versions / "0123" / "objects" / "39").mkdir(parents=True)
-    (versions / "latest").write_text("0123\n")
-    with h5py.File(versions / "0123" / "objects" / "39" / "739.h5", "w") as file:
-        for name in ("image", "band_id", "mjd_tai"):
-            file[name] = np.zeros(3)
-        file.attrs["wcs"] = target_wcs_header(347.5, 0.1, size=32, pixel_scale_arcsec=0.396)
+    small_dataset(versions / "0123", with_a_grid)
+    write_sums(versions / "0123", {})
+    point_latest(versions, "0123")
+    pack_dataset(versions)
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    exec(compile(block(document, "python"), document, "exec"), names)  # noqa: S102
-    assert names["dataset"] == Path("work/demo/datasets/demo/0123")
+    names: dict[str, Any] = {}
+    for document, n_blocks in (("README.md", 1), ("docs/format.md", 3)):
+        found = blocks(document, "python")
+        assert len(found) == n_blocks
+        for number, code in enumerate(found):
+            exec(compile(code, f"{document}, block {number}", "exec"), names)  # noqa: S102
+    assert names["wcs"].wcs.crval.tolist() == [347.5, 0.1]
+    assert (names["dataset"].path.name, names["sequence"].object_id, names["frames"].num_rows) == ("0123", "679", 0)
+    assert names["image"].shape == (15, 8, 8)
 
 
 def test_the_survey_shown_loads_and_every_key_is_explained(tmp_path):
-    (tmp_path / "mine.toml").write_text(block("docs/survey.md", "toml"))
+    (tmp_path / "mine.toml").write_text(blocks("docs/survey.md", "toml")[0])
     assert load_survey(tmp_path / "mine.toml").name == "mine"
     text = (PROJECT / "docs" / "survey.md").read_text(encoding="utf-8")
     assert [key for key in sorted(keys(SurveyConfig)) if not re.search(rf"\b{key}\b", text)] == []
