@@ -29,6 +29,8 @@ from pipeline.versions import versions
 
 COPY: Final = "copy it from where it is whole"
 FETCH_AGAIN: Final = "copy it from where it is whole, or move the version away and build again"
+FETCH_BOTH: Final = f"copy it, and {SUMS_FILE}, from where they are whole, or move the version away and build again"
+"""Of a file that nothing but the list speaks of."""
 NOT_OURS: Final = "move it out of the version"
 REBUILD: Final = "move the version away and build again"
 
@@ -185,20 +187,23 @@ class _Witnesses:
     def problems(self, names: list[str]) -> Iterator[Problem]:
         """What is wrong with these files, or with what is said of them."""
         of_list, of_manifest = [], []
-        for name in names:
-            file, listed, other = self.folder / name, self.listed.get(name), self._other(name)
-            sha256 = file_sha256(file) if file.is_file() and not file.is_symlink() else None
+        found = {name: _sha256(self.folder / name) for name in names}
+        borne_out = {found[name] for name in names if name not in self.listed and self._other_has(name, found[name])}
+        for name, sha256 in found.items():
+            listed, other = self.listed.get(name), self._other(name)
+            misnamed = sha256 is None and listed in borne_out
             if sha256 == listed:
                 if other is self.objects and other is not None and other.get(name) != sha256:
                     of_manifest.append(name)
-            elif other is not None and sha256 == other.get(name):
+            elif misnamed or self._other_has(name, sha256):
                 of_list.append(name)
             elif listed is None:
                 yield Problem(name, f"is not in {SUMS_FILE}", NOT_OURS)
             elif sha256 is None:
                 yield Problem(name, "is missing", FETCH_AGAIN)
             else:
-                yield Problem(name, f"does not have the sha256 of {self._where(name)}", FETCH_AGAIN)
+                what = f"does not have the sha256 of {self._where(name)}"
+                yield Problem(name, what, FETCH_AGAIN if other is not None or not self.has_list else FETCH_BOTH)
         if of_list:
             yield Problem(SUMS_FILE, f"is wrong about {_named(of_list)}: the rest of the version agrees", COPY)
         if of_manifest:
@@ -211,10 +216,19 @@ class _Witnesses:
             return self.objects
         return self.described if "/" not in name and name != CROISSANT_FILE else None
 
+    def _other_has(self, name: str, sha256: str | None) -> bool:
+        """Whether that says of a file what it is, or that it is not of the version."""
+        other = self._other(name)
+        return other is not None and other.get(name) == sha256
+
     def _where(self, name: str) -> str:
         if name.startswith(f"{OBJECTS_FOLDER}/"):
             return MANIFEST_FILE if self.objects or not self.has_list else SUMS_FILE
         return SUMS_FILE if self.has_list else DATASET_FILE
+
+
+def _sha256(file: Path) -> str | None:
+    return file_sha256(file) if file.is_file() and not file.is_symlink() else None
 
 
 def _named(names: list[str]) -> str:

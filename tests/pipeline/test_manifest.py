@@ -234,6 +234,10 @@ def in_list(name: str, sha256: str, new_name: str = "") -> Callable[[Path], None
             ["SHA256SUMS is wrong about objects/07/6.h5 and 1 more: the rest of the version agrees"],
         ),
         (
+            lambda path: (path / "objects/07/7.h5").rename(path / "objects/07/8.h5") and None,
+            ["objects/07/7.h5 is missing", "objects/07/8.h5 is not in SHA256SUMS"],
+        ),
+        (
             in_list(FRAMES_FILE, "0" * 64),
             ["SHA256SUMS is wrong about frames.parquet: the rest of the version agrees"],
         ),
@@ -242,7 +246,8 @@ def in_list(name: str, sha256: str, new_name: str = "") -> Callable[[Path], None
             ["SHA256SUMS is wrong about manifest.parquet: the rest of the version agrees"],
         ),
     ],
-    ids=["no-table", "table", "stray", "object", "no-object", "link", "label", *(f"list-{n}" for n in range(4))],
+    ids=["no-table", "table", "stray", "object", "no-object", "link", "label"]
+    + ["list-object", "list-name", "renamed", "list-table", "list-manifest"],
 )
 def test_verify_finds_what_was_changed(dataset: Path, damage: Callable[[Path], None], problems: list[str]) -> None:
     damage(dataset)
