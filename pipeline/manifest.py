@@ -229,8 +229,12 @@ class Dataset:
         DatasetError
             It is missing or damaged, or not the one that was published.
         """
-        _check_published(self.path, self.info, file)
+        self.check(file)
         return read_table(self.path / file)
+
+    def check(self, *files: str) -> None:
+        """Be sure that files are the published ones, as far as the version says (raises as `table`)."""
+        _check_published(self.path, self.info, *files)
 
 
 def open_dataset(path: str | Path) -> Dataset:

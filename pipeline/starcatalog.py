@@ -41,12 +41,13 @@ def write_catalogue(dataset: Dataset, out: Path) -> int:
         `out` is inside a dataset.
     DatasetError
         No cell has made standards: the survey gives a catalogue, checks no zero points, or has no DR7 frames of
-        several nights; or a file of them cannot be read.
+        several nights; or a file of them cannot be read, or is not the published one.
     StorageError
         There is no room, or no right, to write.
     """
     check_output(out)
     files = sorted((dataset.path / CELLS_FOLDER).glob("*.stars.parquet"))
+    dataset.check(*(file.relative_to(dataset.path).as_posix() for file in files))
     stars = merge([_read(file) for file in files]) if files else None
     if stars is None or not len(stars.positions):
         raise DatasetError(

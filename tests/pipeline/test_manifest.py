@@ -246,8 +246,10 @@ def in_list(name: str, sha256: str, new_name: str = "") -> Callable[[Path], None
             ["SHA256SUMS is wrong about manifest.parquet: the rest of the version agrees"],
         ),
     ],
-    ids=["no-table", "table", "stray", "object", "no-object", "link", "label"]
-    + ["list-object", "list-name", "renamed", "list-table", "list-manifest"],
+    ids=[
+        *("no-table", "table", "stray", "object", "no-object", "link", "label"),
+        *("list-object", "list-name", "renamed", "list-table", "list-manifest"),
+    ],
 )
 def test_verify_finds_what_was_changed(dataset: Path, damage: Callable[[Path], None], problems: list[str]) -> None:
     damage(dataset)
