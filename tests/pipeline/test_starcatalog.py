@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from pipeline.errors import DatasetError
+from pipeline.manifest import Dataset
 from pipeline.standards import Standards, read_standards, write_standards
 from pipeline.starcatalog import merge, write_catalogue
 from pipeline.starphot import Positions
+from pipeline.sums import write_sums
+from tests.pipeline.small import small_info
 
 ARCSEC_DEG = 1 / 3600
 
@@ -29,10 +31,11 @@ RIGHT = standards(
 )
 
 
-def dataset(path: Path, **cells: Standards) -> SimpleNamespace:
+def dataset(path: Path, **cells: Standards) -> Dataset:
     for name, stars in cells.items():
         write_standards(path / "cells" / f"{name}.stars.parquet", stars)
-    return SimpleNamespace(path=path, info=SimpleNamespace(dataset_id="x-1"))
+    write_sums(path, {})
+    return Dataset(path, small_info(), ())
 
 
 def test_a_star_of_two_cells_is_one_with_the_mean_weighted_by_errors(tmp_path: Path) -> None:
@@ -47,7 +50,7 @@ def test_a_star_of_two_cells_is_one_with_the_mean_weighted_by_errors(tmp_path: P
 
 def test_the_catalogue_reads_back_as_a_reference(tmp_path: Path) -> None:
     out = tmp_path / "stars.csv"
-    assert write_catalogue(dataset(tmp_path, a=LEFT, b=RIGHT), out) == 3  # type: ignore[arg-type]
+    assert write_catalogue(dataset(tmp_path, a=LEFT, b=RIGHT), out) == 3
     read = read_standards(out, out.read_bytes())
     expected = merge([LEFT, RIGHT])
     np.testing.assert_allclose(read.positions.ra_deg_S, expected.positions.ra_deg_S, atol=1e-7)
@@ -56,12 +59,21 @@ def test_the_catalogue_reads_back_as_a_reference(tmp_path: Path) -> None:
 
 def test_a_band_that_is_not_known_is_left_empty(tmp_path: Path) -> None:
     out = tmp_path / "stars.csv"
-    write_catalogue(dataset(tmp_path, b=RIGHT), out)  # type: ignore[arg-type]
+    write_catalogue(dataset(tmp_path, b=RIGHT), out)
     assert out.read_text().splitlines()[1].split(",")[2:4] == ["19.6000", ""]
     assert np.isnan(read_standards(out, out.read_bytes()).flux_nmgy_S5[0, 1])
 
 
+def test_stars_that_are_not_the_published_ones_make_no_catalogue(tmp_path: Path) -> None:
+    made = dataset(tmp_path, a=LEFT, b=RIGHT)
+    write_standards(tmp_path / "cells" / "b.stars.parquet", LEFT)
+    with pytest.raises(DatasetError, match=r"b\.stars\.parquet does not have the sha256 of SHA256SUMS"):
+        write_catalogue(made, tmp_path / "stars.csv")
+
+
 def test_a_dataset_without_standards_says_why(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"no cell of x-1 has made standard stars: its \[calibration\] reference"):
-        write_catalogue(dataset(tmp_path), tmp_path / "stars.csv")  # type: ignore[arg-type]
+    with pytest.raises(
+        DatasetError, match=r"no cell of tiny-0123456789ab has made standard stars: its \[calibration\] reference"
+    ):
+        write_catalogue(dataset(tmp_path), tmp_path / "stars.csv")
     assert not (tmp_path / "stars.csv").exists()
