@@ -198,7 +198,7 @@ def _bring_up_to_date(build: Build, archive: Archive, clock: Stopwatch, slots: S
     with clock("compare"):
         outlook = step("compare")(hold_against_versions)(build, archive)
     if outlook.parent is not None and outlook.nothing_to_do:
-        before = adopt(build, outlook.parent)
+        before = adopt(build, outlook.parent, max_removed=manner.max_removed)
         logger.info("%s is published already at %s", outlook.parent.info.dataset_id, outlook.parent.path)
         return _published(outlook.parent, before, built_now=False, cells_built=0)
     _say_what_and_why(outlook, len(build.plan.cells))

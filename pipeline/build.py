@@ -18,7 +18,7 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from pipeline.archive import Archive
-from pipeline.atomic import storing
+from pipeline.atomic import make_folder, storing
 from pipeline.catalog import Catalog, read_catalog
 from pipeline.cellrecord import CellResult, read_marker
 from pipeline.cellstars import standards_sha256
@@ -158,7 +158,7 @@ def exclusive(build: Build, *, wait_s: float = 0) -> Iterator[None]:
         There is no room, or no right, to write.
     """
     with storing(build.versions):
-        build.versions.mkdir(parents=True, exist_ok=True)
+        make_folder(build.versions)
         lock = FileLock(build.versions / BUILD_LOCK_FILE)
         try:
             lock.acquire(timeout=wait_s)

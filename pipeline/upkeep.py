@@ -17,6 +17,8 @@ from pipeline.naming import LEDGER_FILE, cache_dir, datasets_dir, logs_dir, repo
 from pipeline.versions import Collected, collect, gone
 
 DAY_S: Final = 86400.0
+BUILD_LIFE_DAYS: Final = 30.0
+"""A broken-off build can be gone on with; nobody will, after so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ def surveys(root: Path) -> list[Path]:
 def clear_versions(root: Path, keep: int, *, protected: Iterable[str], dry_run: bool) -> dict[str, Collected]:
     """Remove of each survey the versions before the newest `keep`; those that training runs rest on stay.
 
+    Builds go, too, that were broken off long ago.
+
     Parameters
     ----------
     protected
@@ -51,7 +55,11 @@ def clear_versions(root: Path, keep: int, *, protected: Iterable[str], dry_run: 
     ids = set(protected)
     return {
         folder.name: collect(
-            folder, keep, protected={one.removeprefix(f"{folder.name}-") for one in ids}, dry_run=dry_run
+            folder,
+            keep,
+            protected={one.removeprefix(f"{folder.name}-") for one in ids},
+            unfinished=BUILD_LIFE_DAYS,
+            dry_run=dry_run,
         )
         for folder in surveys(root)
     }
