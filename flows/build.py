@@ -68,6 +68,9 @@ class Published(BaseModel):
     """The others were taken over from the version before."""
     cells_failed: int = 0
     """The version does without their objects."""
+    files: dict[str, int] = Field(default_factory=dict)
+    """Of the archive files behind the version before, where these were asked for: how many are the same, have changed,
+    have changed and are refused, or are gone."""
 
 
 class Manner(BaseModel):

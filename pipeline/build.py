@@ -32,6 +32,7 @@ from pipeline.plan import Cell, Plan, make_plan
 from pipeline.relabel import as_labelled_in
 from pipeline.sequences import SCHEMA_VERSION
 from pipeline.survey import SurveyConfig
+from pipeline.transfer import no_web_page
 from pipeline.version import PIPELINE_VERSION
 from pipeline.versions import BUILD_LOCK_FILE, latest_version
 
@@ -95,7 +96,9 @@ def prepare(survey: SurveyConfig, root: Path, archive: Archive, *, refresh_index
     DatasetError
         Not one object can be built.
     """
-    table = archive.fetch_url(survey.catalog.source, f"{survey.name}-catalog", refresh=True, or_stale=True)
+    table = archive.fetch_url(
+        survey.catalog.source, f"{survey.name}-catalog", refresh=True, or_stale=True, check=no_web_page
+    )
     catalog = read_catalog(table.path, survey.catalog, survey.selection.seasons)
     plan = make_plan(survey, catalog, build_index(survey, archive, root, refresh=refresh_index))
     if not plan.cells:

@@ -120,6 +120,10 @@ class DatasetInfo(BaseModel):
     """sha256 over the sorted (object id, sha256 of its file)."""
     sources_sha256: str = ""
     """sha256 over the sorted (archive, path, sha256) of every file of an archive that was read."""
+    catalog_sha256: str = ""
+    """Of the object list."""
+    standards_sha256: str = ""
+    """Of the catalogue of standard stars, where the survey gives one."""
     counts: dict[str, int]
     size: int
     pixel_scale_arcsec: float

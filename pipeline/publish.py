@@ -333,6 +333,8 @@ def _describe(
         input_hash=build.input_hash,
         content_hash=content_hash((row["object_id"], row["sha256"]) for row in rows),
         sources_sha256=sources_sha256(sources_of(frames, build.survey)),
+        catalog_sha256=build.catalog.sha256,
+        standards_sha256=build.standards_sha256,
         counts={
             "objects": len(rows),
             "images": sum(row["n_images"] for row in rows),

@@ -24,7 +24,7 @@ from pipeline.archive import Archive
 from pipeline.build import prepare
 from pipeline.cells import CellProgress, build_cell
 from pipeline.differences import Changes, compare, read_changes
-from pipeline.errors import DatasetError
+from pipeline.errors import DatasetError, NotInArchive
 from pipeline.manifest import Dataset, open_dataset
 from pipeline.naming import cache_dir
 from pipeline.publish import publish
@@ -252,6 +252,21 @@ def test_labels_change_and_objects_come_and_go(site: Site) -> None:
     with pytest.raises(DatasetError, match=r"1 of the 14 objects of tiny-\w+ would be gone.*--max-removed"):
         site.refresh()  # though a version without it is there already
     assert site.latest.path == first.path
+
+
+def test_a_list_that_is_gone_is_an_error_a_server_that_is_out_is_not(site: Site) -> None:
+    """A page of apologies in its place counts as the latter; the copy of the last run serves on."""
+    first, master = site.latest, site.archive / MASTER
+    master.write_text("<html>down for maintenance</html>")
+    assert site.refresh().path == first.path
+    master.rename(away := master.with_suffix(".away"))
+    try:
+        with pytest.raises(
+            NotInArchive, match=r"sdsssn_master.*404.*name one that is there: .* copy of an earlier run"
+        ):
+            site.refresh()
+    finally:
+        away.rename(master)
 
 
 def test_losses_do_not_hide_behind_gains(site: Site) -> None:
