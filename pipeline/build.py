@@ -130,7 +130,8 @@ def _built_before(
     cells: Iterable[Cell], folders: Iterable[Path], survey: SurveyConfig, standards: str, archive: Archive
 ) -> tuple[set[str], dict[str, Collection[Exposure]]]:
     """Cells that are there, but for labels of objects; and exposures whose images others have. A build looks closer."""
-    done, kept = set(), {}
+    done: set[str] = set()
+    kept: dict[str, Collection[Exposure]] = {}
     for cell in cells:
         found = [EarlierCell(marker, folder) for folder in folders if (marker := read_marker(folder, cell.cell_id))]
         as_labelled = (as_labelled_in(one.marker, cell).input_hash(survey, standards) for one in found)
