@@ -16,7 +16,7 @@ from pipeline.archive import Archive
 from pipeline.bands import BAND_ID
 from pipeline.cellrecord import CellResult
 from pipeline.errors import SequenceError
-from pipeline.finished import FinishedFrame, counts_of
+from pipeline.finished import FinishedFrame, summary_of
 from pipeline.manifest import Skip, file_sha256
 from pipeline.plan import Cell, Exposure, Visit
 from pipeline.sequences import COLUMNS, Sequence, open_sequence
@@ -113,7 +113,7 @@ def _frame(
     """One frame of an exposure; None where an image is not there and nothing says why."""
     name = str(visit.exposure.frame(row["band"]))
     if (dropped := why_not.get((name, ""))) is not None:
-        return FinishedFrame(row, {}, (dropped,))
+        return FinishedFrame(row | summary_of({}), {}, (dropped,))
     key = (*(row[key] for key in EXPOSURE_KEYS[1:]), BAND_ID[row["band"]])
     records, skips = {}, []
     for object_id in visit.object_ids:
@@ -123,4 +123,4 @@ def _frame(
             skips.append(skip)
         else:
             return None
-    return FinishedFrame(row | counts_of(records.values()), records, tuple(skips))
+    return FinishedFrame(row | summary_of(records), records, tuple(skips))
