@@ -50,7 +50,7 @@ class Condition:
 CONDITIONS: Final = (
     Condition("seeing", "PSF width (FWHM) [″]", ".2f", False, lambda curve: curve.psf_fwhm_arcsec_M.astype(np.float64)),
     Condition("sky", "mag / arcsec²", ".2f", False, lambda curve: magnitude(curve.sky_nmgy_arcsec2_M)),
-    Condition("zero point", "offset of stars [mag]", "+.3f", False, lambda curve: curve.zp_offset_mag_M),
+    Condition("zero point", "offset of stars [mag]", "+z.3f", False, lambda curve: curve.zp_offset_mag_M),
     Condition("masks", "masked pixels [%]", ".1f", True, lambda curve: 100 * curve.masked_fraction_M),
     Condition("coverage", "covered pixels [%]", ".1f", True, lambda curve: 100 * curve.coverage_M),
 )
@@ -153,5 +153,5 @@ def objects_figure(n_images: Sequence[int]) -> Picture:
     axes.set_xlabel("images, all bands together")
     axes.set_ylabel("objects")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return picture(figure, f"Histogram of images per object, from {low} to {high}")
