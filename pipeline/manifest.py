@@ -82,8 +82,11 @@ FRAMES_SCHEMA: Final = pa.schema(
         ("zp_scatter_mag", pa.float32()),
         ("zp_stars", pa.int32()),
         ("zp_flags", pa.int8()),
+        *[(name, pa.float32()) for name in ("noise_ratio", "sky_offset", "bright_excess", "masked_excess")],
+        ("first_object", pa.string()),
     ]
 )
+"""Versions of before lack the last five columns; in a version that took cells over from such a one they are null."""
 
 
 ROWS_AT_ONCE: Final = 100_000

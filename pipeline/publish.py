@@ -45,6 +45,7 @@ from pipeline.naming import (
     PACKAGES_FILE,
     SKIPS_FILE,
 )
+from pipeline.pixelcheck import PIXEL_COLUMNS
 from pipeline.reuse import share_equal_files
 from pipeline.sources import sources_of, sources_sha256
 from pipeline.splits import NO_FOLD, NO_STEP, assign_folds, assign_steps, duplicate_groups
@@ -257,6 +258,8 @@ def _skips(build: Build, results: Iterable[CellResult], failed: Mapping[str, str
 
 
 _COUNTED: Final = ("n_thumbnails", "n_partly_covered")
+_SEEN: Final = (*PIXEL_COLUMNS, "first_object")
+"""Of a frame that two cells have read, as the one says that cut more of it."""
 
 
 def _unique_frames(build: Build, results: Iterable[CellResult]) -> list[Row]:
@@ -269,6 +272,8 @@ def _unique_frames(build: Build, results: Iterable[CellResult]) -> list[Row]:
             if (seen := frames.get(key)) is None:
                 frames[key] = {**row, "url": file_url(first_url[key[0]], key[1])}
                 continue
+            if row["n_thumbnails"] > seen["n_thumbnails"]:
+                seen |= {name: row.get(name) for name in _SEEN}
             for count in _COUNTED:
                 seen[count] += row[count]
     return [frames[key] for key in sorted(frames)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -13,7 +14,7 @@ from pipeline.atomic import storing
 from pipeline.cache import PART_LIFE_S, PARTS, Cache
 from pipeline.errors import ConfigError
 from pipeline.ledger import Ledger
-from pipeline.naming import LEDGER_FILE, cache_dir, datasets_dir, logs_dir, report_path
+from pipeline.naming import LEDGER_FILE, cache_dir, datasets_dir, logs_dir, report_dir
 from pipeline.versions import Collected, collect, gone
 
 DAY_S: Final = 86400.0
@@ -96,14 +97,18 @@ def clear_logs(root: Path, days: float, *, dry_run: bool) -> Cleared:
 
 
 def clear_reports(root: Path, *, dry_run: bool) -> Cleared:
-    """Remove the pages about dataset versions that are gone."""
-    pages = [
-        page
+    """Remove the pages about dataset versions that are gone; how many versions had any."""
+    folders = [
+        pages
         for folder in surveys(root)
         for version in gone(folder)
-        if (page := report_path(root, f"{folder.name}-{version}")).is_file()
+        if (pages := report_dir(root, f"{folder.name}-{version}")).is_dir()
     ]
-    return _remove(pages, dry_run=dry_run)
+    n_bytes = sum(sum(_sizes(path for path in folder.rglob("*") if path.is_file())) for folder in folders)
+    for folder in [] if dry_run else folders:
+        with storing(folder):
+            shutil.rmtree(folder)
+    return Cleared(len(folders), n_bytes)
 
 
 def _held(folder: Path) -> int:

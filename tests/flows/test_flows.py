@@ -151,7 +151,7 @@ def test_train_fine_tune_evaluate_and_report(published, tiny_archive: Path, root
     trained = train_model(published.path, run, model="small", changes=SHORT)
     assert {model.fold for model in trained.models} == {0, 1}
     assert {model.step for model in fine_tune_model(published.path, run).models} == {"fine-tune"}
-    evaluation = evaluate_model(published.path, run)
+    evaluation = evaluate_model(published.path, run, report=True)
     assert evaluation.n_objects == 12  # AGN, Variable and spectroscopic supernovae
     assert {row["score"] for row in headline(evaluation)} == {"balanced accuracy", "macro f1", "accuracy"}
     assert json.loads((run / "config.json").read_text())["dataset_id"] == published.dataset_id
@@ -159,3 +159,7 @@ def test_train_fine_tune_evaluate_and_report(published, tiny_archive: Path, root
     text = page.read_text()
     assert published.dataset_id in text
     assert "<script" not in text
+    index = root / "reports" / "short" / "index.html"
+    linked = set(re.findall(r'href="(objects/[^"]+)"', index.read_text()))
+    assert len(linked) == 14
+    assert all((index.parent / link).is_file() for link in linked)
