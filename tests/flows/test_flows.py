@@ -44,6 +44,16 @@ def test_the_build_publishes_a_dataset_that_verifies(published, root: Path) -> N
     assert set(open_dataset(published.path).info.software) >= {"python", "numpy", "astropy", "sep"}
 
 
+def test_frames_say_what_their_pixels_are_like_and_whom_they_show(published) -> None:  # type: ignore[no-untyped-def]
+    """A simulated frame has the noise that its variance says; one that was cut from it is named."""
+    dataset = open_dataset(published.path)
+    ids = {row.object_id for row in dataset.objects}
+    frames = [row for row in dataset.table("frames.parquet").to_pylist() if row["n_thumbnails"]]
+    assert len(frames) == 12
+    assert all(row["first_object"] in ids for row in frames)
+    assert all(0.8 < row["noise_ratio"] < 1.25 and abs(row["sky_offset"]) < 0.5 for row in frames)
+
+
 def test_building_the_same_again_changes_nothing(published, tiny_archive: Path, root: Path) -> None:  # type: ignore[no-untyped-def]
     """The second run finds the first one's dataset and fetches no frame."""
     from flows.build import build_dataset
