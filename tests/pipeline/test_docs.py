@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import get_args
 
@@ -70,6 +71,8 @@ def test_the_guide_of_the_format_names_every_column_unit_and_reason():
     reasons |= {NOT_IN_ARCHIVE, NO_MASK, NOT_SELECTED, LOW_COVERAGE, BAD_ZEROPOINT, VANISHED}
     assert len(reasons) > 10
     assert sorted(name for name in columns | units | reasons if f"`{name}`" not in text) == []
+    on_cards = tomllib.loads((PROJECT / "data_manifest" / "card_texts.toml").read_text(encoding="utf-8"))["reasons"]
+    assert reasons - {NO_MASK} <= set(on_cards)
 
 
 def test_the_guide_of_the_plan_names_every_column_and_key():
