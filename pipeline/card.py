@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pipeline.bands import BAND_ID, BANDS
 from pipeline.columns import MEANINGS
-from pipeline.manifest import Dataset, DatasetInfo, Skip
+from pipeline.manifest import NO_MASK, NOTES, VANISHED, Dataset, DatasetInfo, Skip
 from pipeline.naming import MANIFEST_FILE, SKIPS_FILE
 from pipeline.origin import origin_of
 from pipeline.sequences import MaskBit
@@ -25,7 +25,6 @@ Rows = Sequence[Mapping[str, Any]]
 _MJD_0: Final = date(1858, 11, 17)
 _SIZES: Final = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
 """Words of Hugging Face for how many rows there are."""
-_NO_MASK: Final = "no-mask"
 """Reason of a skip for which nothing is left out, as `pipeline.sources` has it, which needs all that fetching needs."""
 
 
@@ -148,19 +147,22 @@ def _bits() -> str:
 
 def _without_masks(reasons: Sequence[str]) -> str:
     """What is to be said where the archive lacks mask planes."""
-    n = reasons.count(_NO_MASK)
+    n = reasons.count(NO_MASK)
     return f", which {n} frames were cut without, so that their bad pixels are not marked" if n else ""
 
 
 def _left_out(reasons: Sequence[str]) -> str:
     """How often each reason was met, and what it means; below it, of what nothing was left out."""
-    counted = Counter(reason for reason in reasons if reason != _NO_MASK)
+    counted = Counter(reason for reason in reasons if reason not in NOTES)
     meanings = _texts()["reasons"]
     rows = ((f"`{reason}`", n, meanings.get(reason, "")) for reason, n in sorted(counted.items()))
     text = _table(("reason", "count", "what was left out"), rows) if counted else "Nothing."
-    n = reasons.count(_NO_MASK)
-    note = f"\n\nFrames that were cut all the same, without the survey's mask planes (`{_NO_MASK}`): {n}." if n else ""
-    return text + note
+    notes = {
+        NO_MASK: "Frames that were cut all the same, without the survey's mask planes",
+        VANISHED: "Frames that the archive has lost since, or their masks, and that are as they were cut then",
+    }
+    said = [f"{words} (`{reason}`): {n}." for reason, words in notes.items() if (n := reasons.count(reason))]
+    return "\n\n".join([text, *said])
 
 
 def _class(row: Mapping[str, Any]) -> str:

@@ -93,6 +93,12 @@ ROWS_AT_ONCE: Final = 100_000
 """In one row group: a survey has a million frames."""
 
 
+NO_MASK: Final = "no-mask"
+VANISHED: Final = "vanished"
+NOTES: Final = (NO_MASK, VANISHED)
+"""Reasons of skips that tell of frames of which nothing was left out."""
+
+
 @dataclass(frozen=True, slots=True)
 class Skip:
     """One thing that is not in the dataset, and why. Empty strings where a key does not apply."""

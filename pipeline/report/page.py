@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ReportError
-from pipeline.manifest import Dataset, open_dataset
+from pipeline.manifest import NO_MASK, NOTES, VANISHED, Dataset, open_dataset
 from pipeline.naming import SKIPS_FILE
 from pipeline.photometry import RADIUS_ARCSEC
 from pipeline.report.inspection import Inspection, inspect, worst_frames, worst_objects
@@ -31,7 +31,6 @@ from pipeline.version import software_version
 from pipeline.versions import read_record
 
 EXAMPLES_PER_REASON: Final = 3
-NO_MASK: Final = "no-mask"
 """Reason of a row in skips.parquet about a frame that was cut all the same, as `pipeline.sources` has it."""
 MAX_REASONS: Final = 50
 
@@ -131,7 +130,7 @@ def _content(
     dataset, frames, curves = content.inspection.dataset, content.inspection.frames, content.curves
     skips = dataset.table(SKIPS_FILE)
     groups = {group.reason: group for group in skip_groups(skips)}
-    unmasked = groups.pop(NO_MASK, None)
+    notes = {reason: group for reason in NOTES if (group := groups.pop(reason, None))}
     return {
         "info": dataset.info,
         "title": dataset.info.survey.get("title", dataset.info.dataset_id),
@@ -140,7 +139,7 @@ def _content(
             "images": sum(row.n_images for row in dataset.objects),
             "frames": frames.num_rows,
             "bytes": pc.sum(frames["bytes"]).as_py() or 0,
-            "skips": skips.num_rows - (unmasked.count if unmasked else 0),
+            "skips": skips.num_rows - sum(group.count for group in notes.values()),
         },
         "written_by": software_version(),
         "classes": class_table(dataset),
@@ -155,7 +154,8 @@ def _content(
         **_observations_content(dataset, curves, frames),
         **_run_content(run),
         "skips": list(groups.values()),
-        "unmasked": unmasked,
+        "unmasked": notes.get(NO_MASK),
+        "vanished": notes.get(VANISHED),
         "archives": _archives(frames),
         "software": list(dataset.info.software | (run.record.software if run else {})),
         "survey_json": json.dumps(dataset.info.survey, indent=2, ensure_ascii=False),
