@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(VENV)/.installed  ## Simulated archive → dataset → trained ConvEntion → report.html, in about 3 minutes
+demo: $(VENV)/.installed  ## Simulated archive → dataset → trained ConvEntion → report/index.html, in about 3 minutes
 	$(BIN)/s82 demo --root $(WORK)/demo
 
 demo-real: $(VENV)/.installed  ## The same pipeline on real SDSS files: S82_REAL_DATA, else ../shared/sdss

@@ -23,10 +23,11 @@ from benchmarks.support.memory import peak_mb
 from pipeline.export import ExportOptions, export_dataset
 from pipeline.forced import forced_photometry
 from pipeline.lightcurvefile import write_light_curves
-from pipeline.manifest import Dataset, DatasetInfo, ObjectRow
-from pipeline.naming import sequence_path
+from pipeline.manifest import MANIFEST_SCHEMA, SKIPS_SCHEMA, Dataset, DatasetInfo, ObjectRow, write_table
+from pipeline.naming import MANIFEST_FILE, SKIPS_FILE, sequence_path
 from pipeline.photometry import psf_profile
 from pipeline.sequences import COLUMNS, Sequence, write_sequence
+from pipeline.survey import load_survey
 
 N_IMAGES, SIZE, SCALE = 100, 32, 0.396
 
@@ -61,12 +62,14 @@ def build(root: Path, n_objects: int) -> Dataset:
         rows.append(ObjectRow(**_row(str(number), file, number % 5)))
     info = DatasetInfo.model_construct(
         dataset_id="bench-0",
-        survey={"title": "Synthetic"},
+        survey=load_survey("benchmark").model_dump(mode="json"),
         content_hash="",
-        counts={"objects": n_objects, "images": n_objects * N_IMAGES},
+        counts={"objects": n_objects, "images": n_objects * N_IMAGES, "frames": 0, "frame_bytes": 0},
         size=SIZE,
         pixel_scale_arcsec=SCALE,
     )
+    write_table(root / MANIFEST_FILE, [], MANIFEST_SCHEMA)  # for the export's card alone
+    write_table(root / SKIPS_FILE, [], SKIPS_SCHEMA)
     return Dataset(path=root, info=info, objects=tuple(rows))
 
 

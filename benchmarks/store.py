@@ -1,12 +1,14 @@
 """The store: writing objects, compressing them, packing, refreshing, and how all of it grows.
 
 writing      one object of 100 images of 32 × 32 px in all columns: our `write_sequence`, against a script that opens
-             the file for each image and makes every dataset longer by one; both with fsync and without
+             the file for each image as its frame comes in and makes every dataset longer by one, and one that does so
+             for the five bands of a night at once; all with fsync and without
 compression  image, variance and mask by each filter, on synthetic and, where there are any, real thumbnails
 packing      a dataset into one array, checked and hashed, against a plain h5py loop (`f["image"][:]`, nothing checked,
              nothing written), and against only reading and only hashing the same files
 refresh      one cell in a hundred was observed once more: the next version, against building all. No frame is cut in
-             this benchmark; what cutting costs is measured with one frame and added to the cells that are built
+             this benchmark; what cutting costs is measured with one frame and projected on the cells that are built,
+             fetching left out (`nightly.py` refreshes with everything, over HTTP)
 growth       three sizes from nothing to the page, each in a process of its own with its peak memory
 
 Objects are synthetic (`benchmarks/support/synthetic.py`). Ways that are compared take turns in one process; a ratio is
@@ -69,6 +71,8 @@ from pipeline.sequences import write_sequence
 from pipeline.survey import ThumbnailConfig
 
 APPEND_BAR: Final = 50.0
+"""Over the script that appends image by image."""
+APPENDED_AT_ONCE: Final = {"append": 1, "append_night": 5}
 REFRESH_BAR: Final = 0.05
 MOST_CHANGED: Final = 0.01
 """Part of the cells, for which the bar is meant."""
@@ -114,14 +118,18 @@ def writing(plan: Plan, folder: Path) -> dict[str, float]:
             suffix = "fsync" if synced else "no_fsync"
             with patch("os.fsync", os.fsync if synced else lambda _: None):
                 spent[f"once_{suffix}"].append(seconds(partial(write_sequence, folder / "once.h5", sequence)))
-                path = folder / f"{number}-{suffix}.h5"
-                spent[f"append_{suffix}"].append(seconds(partial(append_all, path, sequence, fsync=synced)))
+                for way, at_once in APPENDED_AT_ONCE.items():
+                    path = folder / f"{number}-{way}-{suffix}.h5"
+                    call = partial(append_all, path, sequence, at_once=at_once, fsync=synced)
+                    spent[f"{way}_{suffix}"].append(seconds(call))
     counted = {way: times[1:] for way, times in spent.items()}  # the first warms up
     result = {f"{way}_ms": 1e3 * median(times) for way, times in counted.items()}
-    for suffix in ("fsync", "no_fsync"):
-        pairs = zip(counted[f"append_{suffix}"], counted[f"once_{suffix}"], strict=True)
-        result[f"append_over_once_{suffix}"] = median(slow / fast for slow, fast in pairs)
-    return result | {"once_kb": (folder / "once.h5").stat().st_size / 1e3, "append_kb": path.stat().st_size / 1e3}
+    for way in APPENDED_AT_ONCE:
+        for suffix in ("fsync", "no_fsync"):
+            pairs = zip(counted[f"{way}_{suffix}"], counted[f"once_{suffix}"], strict=True)
+            result[f"{way}_over_once_{suffix}"] = median(slow / fast for slow, fast in pairs)
+        result[f"{way}_kb"] = (folder / f"0-{way}-fsync.h5").stat().st_size / 1e3
+    return result | {"once_kb": (folder / "once.h5").stat().st_size / 1e3}
 
 
 def compression(plan: Plan, real: Sequence[FrameFiles]) -> dict[str, float]:
@@ -278,12 +286,17 @@ def show_writing(result: Mapping[str, float]) -> None:
     """Once against appending."""
     print("\none object of 100 images, ms")
     print(f"{'':<28}{'fsync':>12}{'no fsync':>12}{'KB':>10}")
-    for way, label in {"once": "written once (ours)", "append": "image by image"}.items():
+    for way, label in {
+        "once": "written once (ours)",
+        "append": "image by image",
+        "append_night": "night by night",
+    }.items():
         cells = [result[f"writing_{way}_{suffix}_ms"] for suffix in ("fsync", "no_fsync")]
         print(f"{label:<28}" + "".join(f"{cell:>12.1f}" for cell in cells) + f"{result[f'writing_{way}_kb']:>10.0f}")
-    for suffix, words in {"fsync": "both with fsync", "no_fsync": "both without"}.items():
-        ratio = result[f"writing_append_over_once_{suffix}"]
-        print(f"  {words}: × {ratio:.0f} {verdict(ratio, APPEND_BAR, least=True)}")
+    for suffix, words in {"fsync": "all with fsync", "no_fsync": "all without"}.items():
+        image, night = (result[f"writing_{way}_over_once_{suffix}"] for way in APPENDED_AT_ONCE)
+        judged = verdict(image, APPEND_BAR, least=True)
+        print(f"  {words}: image by image × {image:.0f} {judged}, night by night × {night:.0f}")
 
 
 def show_compression(result: Mapping[str, float]) -> None:
@@ -324,7 +337,7 @@ def show_refresh(result: Mapping[str, float]) -> None:
     changed, cells = result["refresh_cells_changed"], result["refresh_cells"]
     print(f"\nrefresh, {changed:.0f} of {cells:.0f} cells changed, {result['refresh_objects']:.0f} objects, s")
     print(f"{'':<28}{'all':>10}{'refresh':>10}{'ratio':>8}")
-    kinds = {"store_": "storing and publishing", "": "with cutting"}
+    kinds = {"store_": "storing and publishing", "": "with cutting, projected"}
     for prefix, label in kinds.items():
         if f"refresh_{prefix}full_s" in result:
             full, again = (result[f"refresh_{prefix}{which}_s"] for which in ("full", "refresh"))

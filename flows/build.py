@@ -34,7 +34,7 @@ from pipeline.costs import PlanSummary, check_transfer
 from pipeline.differences import compare, read_changes
 from pipeline.errors import ConfigError, DatasetError
 from pipeline.manifest import Dataset, open_dataset
-from pipeline.naming import SKIPS_FILE, report_path
+from pipeline.naming import SKIPS_FILE, report_dir
 from pipeline.plan import Cell
 from pipeline.publish import adopt, check_removals, publish
 from pipeline.reuse import Outlook, hold_against_versions, take_over
@@ -68,6 +68,9 @@ class Published(BaseModel):
     """The others were taken over from the version before."""
     cells_failed: int = 0
     """The version does without their objects."""
+    files: dict[str, int] = Field(default_factory=dict)
+    """Of the archive files behind the version before, where these were asked for: how many are the same, have changed,
+    have changed and are refused, or are gone."""
 
 
 class Manner(BaseModel):
@@ -151,7 +154,7 @@ def build_dataset(
     wait_minutes
         How long to wait for another process that builds a dataset of this survey.
     report
-        Write an HTML page about the dataset.
+        Write HTML pages about the dataset and the objects in it that are worth a look.
     then
         Deployment to start on a version that is new, such as train-model/train-model.
     """
@@ -198,7 +201,7 @@ def _bring_up_to_date(build: Build, archive: Archive, clock: Stopwatch, slots: S
     with clock("compare"):
         outlook = step("compare")(hold_against_versions)(build, archive)
     if outlook.parent is not None and outlook.nothing_to_do:
-        before = adopt(build, outlook.parent)
+        before = adopt(build, outlook.parent, max_removed=manner.max_removed)
         logger.info("%s is published already at %s", outlook.parent.info.dataset_id, outlook.parent.path)
         return _published(outlook.parent, before, built_now=False, cells_built=0)
     _say_what_and_why(outlook, len(build.plan.cells))
@@ -258,7 +261,7 @@ def _show(dataset: Dataset, root: Path, is_new: bool, manner: Manner) -> None:
     """Pictures and a page for people; only where they can be drawn, which a build does not depend on."""
     if not can_draw():
         return
-    from pipeline.report import write_report
+    from pipeline.report import write_pages
     from pipeline.report.glance import glance
 
     if is_new:
@@ -267,8 +270,7 @@ def _show(dataset: Dataset, root: Path, is_new: bool, manner: Manner) -> None:
             "thumbnails", pictures, f"Objects of {dataset.info.dataset_id}: a row per band, a column per night"
         )
     if manner.report:
-        page = report_path(root, dataset.info.dataset_id)
-        step("report")(write_report)(page, dataset.path)
+        page = step("report")(write_pages)(report_dir(root, dataset.info.dataset_id), dataset.path)
         link_page("dataset-report", page, root, f"Report on {dataset.info.dataset_id}")
 
 

@@ -16,7 +16,7 @@ from flows.train import evaluate_model, fine_tune_model, train_model
 from model.evaluate import Evaluation
 from pipeline.naming import run_dir
 from pipeline.realsample import write_real_sample
-from pipeline.report import write_report
+from pipeline.report import write_pages
 from pipeline.simulate.archive import simulate_archive
 from pipeline.simulate.server import ArchiveServer
 from pipeline.survey import load_survey
@@ -75,10 +75,9 @@ def _report(
     truth: Path | None = None,
     evaluation: Evaluation | None = None,
 ) -> DemoResult:
-    page = root / "report.html"
     with clock("report"):
         seconds = dict(clock.seconds)
-        step("report")(write_report)(page, published.path, run=run, truth=truth, seconds=seconds)
+        page = step("report")(write_pages)(root / "report", published.path, run=run, truth=truth, seconds=seconds)
     return DemoResult(report=page, published=published, evaluation=evaluation, seconds=clock.seconds)
 
 

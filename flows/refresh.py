@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from prefect import flow, get_run_logger
@@ -67,23 +68,36 @@ def refresh_dataset(
     with open_archive(resolved, root, retry_missing=True, max_connections=slots.connections) as archive:
         with clock("plan"):
             build = step("plan")(prepare)(resolved, root, archive, refresh_index=True)
+        files: dict[str, int] = {}
         if recheck_files:
             with clock("recheck"):
-                _recheck(build, archive)
+                files = _recheck(build, archive)
         try:
-            return bring_up_to_date(build, archive, clock, slots, manner)
+            published = bring_up_to_date(build, archive, clock, slots, manner)
+            return published.model_copy(update={"files": files})
         except BeingBuilt as error:
             if deployment.id is None:
                 raise
             return Cancelled(message=f"left out: {error}")  # type: ignore[return-value]  # the state that the run ends in
 
 
-def _recheck(build: Build, archive: Archive) -> None:
+def _recheck(build: Build, archive: Archive) -> dict[str, int]:
+    """How many files the servers said are the same, changed, changed and refused, or gone."""
     found = newest(versions(build.versions)) if build.versions.is_dir() else None
     if found is None:
-        return
+        return {}
     said = step("recheck-files")(recheck_sources)(open_dataset(found.path), build.survey, archive)
-    get_run_logger().info(
+    logger = get_run_logger()
+    logger.info(
         "of the files behind %s, %d are the same, %d have changed, %d have changed and are refused, %d are gone",
         found.name, said.same, said.changed, said.refused, said.gone,
     )  # fmt: skip
+    if said.refused:
+        logger.warning(
+            "%d files have changed upstream and were not taken; `s82 cache show` lists them. To take them, set "
+            'changed_files = "accept" in [[archives]] of the survey and refresh with --recheck-files again',
+            said.refused,
+        )  # fmt: skip
+    if said.gone:
+        logger.warning("%d files are not in their archives any more; what was made of them stays", said.gone)
+    return asdict(said)

@@ -27,7 +27,7 @@ from model.train import ProgressCallback
 from model.watching import watcher
 from pipeline.atomic import make_folder, storing
 from pipeline.manifest import Dataset, open_dataset
-from pipeline.naming import report_path, root_of_dataset, run_dir
+from pipeline.naming import report_dir, root_of_dataset, run_dir
 
 LOCK_FILE: Final = ".lock"
 WAIT_S: Final = 24 * 3600.0
@@ -140,7 +140,7 @@ def evaluate_model(
     run
         Directory of a run that has been fine-tuned.
     report
-        Write an HTML page about dataset and run.
+        Write HTML pages about dataset and run, and objects that are worth a look.
     then
         Deployment to start on the evaluated run.
     upstream
@@ -214,7 +214,7 @@ def _draw(run: Path, dataset: Path, *, report: bool) -> None:
     """Pictures, where there is matplotlib: a machine that only trains needs none."""
     if not can_draw():
         return
-    from pipeline.report import write_report
+    from pipeline.report import write_pages
     from pipeline.report.pictures import write_pictures
 
     pictures = {path.stem: path.read_bytes() for path in step("pictures")(write_pictures)(run)}
@@ -222,8 +222,7 @@ def _draw(run: Path, dataset: Path, *, report: bool) -> None:
     show_pictures("confusion", shown, f"Run {run.name} on its test objects")
     if report:
         root = root_of_dataset(dataset)
-        page = report_path(root, run.name)
-        step("report")(write_report)(page, dataset, run=run)
+        page = step("report")(write_pages)(report_dir(root, run.name), dataset, run=run)
         link_page("run-report", page, root, f"Report on {run.name}")
 
 

@@ -98,7 +98,8 @@ def upkeep(
         dry_run=dry_run,
         versions=tuple(f"{survey}-{name}" for survey, one in collected.items() for name in one.removed),
         runs=runs,
-        files={name: one.things for name, one in files.items()},
+        files={name: one.things for name, one in files.items()}
+        | {"broken-off builds": sum(len(one.builds_removed) for one in collected.values())},
         freed_bytes=sum(one.freed_bytes for one in collected.values()) + sum(one.n_bytes for one in files.values()),
     )
     _show(done, collected, files)

@@ -145,8 +145,8 @@ class Archive:
         """Fetch a table or page from outside the archives' trees, cached as `name`; or open a local file.
 
         With `refresh` the server is asked again; the cached file stays if it says that nothing changed, and with
-        `or_stale` also if it does not answer, which is logged. A server that has to compute what it sends is given
-        `think_s` for its first byte, if that is more than what others have.
+        `or_stale` also if it does not answer, which is logged; not if it says that there is no such file. A server that
+        has to compute what it sends is given `think_s` for its first byte, if that is more than what others have.
 
         Raises
         ------
@@ -166,6 +166,9 @@ class Archive:
             known = self._cache.find(wanted.key)
             if not (or_stale and known and known.url in wanted.urls):
                 raise
+            if isinstance(error, NotInArchive):  # no bad moment of a server: it has been taken away
+                path = self._fetched(wanted.key, known, from_cache=True).path
+                raise NotInArchive(f"{error}; name one that is there: {path} is the copy of an earlier run") from error
             LOG.warning("%s; going on with the copy of an earlier run", error)
             return self._fetched(wanted.key, known, from_cache=True)
 
@@ -249,7 +252,7 @@ class Archive:
 
     def _refuse_missing(self, wanted: Wanted) -> None:
         """Do not ask again for what these servers said not to have, unless that is wanted, and then once."""
-        if self.retry_missing and wanted.key not in self._missing_now:
+        if not wanted.key.archive or (self.retry_missing and wanted.key not in self._missing_now):
             return
         if answer := self.ledger.missing(wanted.key, wanted.urls):
             raise NotInArchive(answer)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,9 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from pipeline.archive import Archive
-from pipeline.atomic import storing
+from pipeline.atomic import make_folder, storing
 from pipeline.catalog import Catalog, read_catalog
-from pipeline.cellrecord import CellResult, read_marker
+from pipeline.cellrecord import read_marker
 from pipeline.cellstars import standards_sha256
 from pipeline.costs import Known, PlanSummary, summarise
 from pipeline.earlier import EarlierCell
@@ -28,10 +28,11 @@ from pipeline.errors import BeingBuilt, DatasetError
 from pipeline.indexing.build import build_index
 from pipeline.kept import keepable
 from pipeline.naming import building_dir, cache_dir, survey_dir
-from pipeline.plan import Cell, Plan, make_plan
+from pipeline.plan import Cell, Exposure, Plan, make_plan
 from pipeline.relabel import as_labelled_in
 from pipeline.sequences import SCHEMA_VERSION
 from pipeline.survey import SurveyConfig
+from pipeline.transfer import no_web_page
 from pipeline.version import PIPELINE_VERSION
 from pipeline.versions import BUILD_LOCK_FILE, latest_version
 
@@ -95,7 +96,9 @@ def prepare(survey: SurveyConfig, root: Path, archive: Archive, *, refresh_index
     DatasetError
         Not one object can be built.
     """
-    table = archive.fetch_url(survey.catalog.source, f"{survey.name}-catalog", refresh=True, or_stale=True)
+    table = archive.fetch_url(
+        survey.catalog.source, f"{survey.name}-catalog", refresh=True, or_stale=True, check=no_web_page
+    )
     catalog = read_catalog(table.path, survey.catalog, survey.selection.seasons)
     plan = make_plan(survey, catalog, build_index(survey, archive, root, refresh=refresh_index))
     if not plan.cells:
@@ -104,8 +107,9 @@ def prepare(survey: SurveyConfig, root: Path, archive: Archive, *, refresh_index
     standards = standards_sha256(survey, archive, refresh=True)
     hashes = {cell.cell_id: cell.input_hash(survey, standards) for cell in plan.cells}
     input_hash = _input_hash(survey, catalog, hashes)
-    known = _known(survey, root, archive, plan, input_hash, hashes, standards)
-    return Build(survey, root, catalog, plan, summarise(survey, plan, known), input_hash, standards)
+    done, kept = _built_before(plan.cells, _folders(survey, root, input_hash), survey, standards, archive)
+    summary = summarise(survey, plan, Known(archive.held(), done, kept, archive.rates()))
+    return Build(survey, root, catalog, plan, summary, input_hash, standards)
 
 
 def _input_hash(survey: SurveyConfig, catalog: Catalog, cells: Mapping[str, str]) -> str:
@@ -115,35 +119,27 @@ def _input_hash(survey: SurveyConfig, catalog: Catalog, cells: Mapping[str, str]
     return digest.hexdigest()
 
 
-def _known(
-    survey: SurveyConfig,
-    root: Path,
-    archive: Archive,
-    plan: Plan,
-    input_hash: str,
-    hashes: Mapping[str, str],
-    standards: str,
-) -> Known:
-    """What the cache, the latest version and a broken-off build say to have; a build looks whether it is so."""
+def _folders(survey: SurveyConfig, root: Path, input_hash: str) -> list[Path]:
+    """Where cells may be: in a broken-off build of the same, and in the latest version."""
     versions = survey_dir(root, survey.name)
-    folders = [building_dir(root, survey.name, input_hash[:ID_DIGITS])]
-    if latest := latest_version(versions):
-        folders.append(versions / latest)
-    done, kept = set(), {}
-    for cell in plan.cells:
+    latest = latest_version(versions)
+    return [building_dir(root, survey.name, input_hash[:ID_DIGITS]), *([versions / latest] if latest else [])]
+
+
+def _built_before(
+    cells: Iterable[Cell], folders: Iterable[Path], survey: SurveyConfig, standards: str, archive: Archive
+) -> tuple[set[str], dict[str, Collection[Exposure]]]:
+    """Cells that are there, but for labels of objects; and exposures whose images others have. A build looks closer."""
+    done: set[str] = set()
+    kept: dict[str, Collection[Exposure]] = {}
+    for cell in cells:
         found = [EarlierCell(marker, folder) for folder in folders if (marker := read_marker(folder, cell.cell_id))]
-        if any(_is_of(one.marker, cell, hashes[cell.cell_id], survey, standards) for one in found):
+        as_labelled = (as_labelled_in(one.marker, cell).input_hash(survey, standards) for one in found)
+        if any(one.marker.input_hash == wanted for one, wanted in zip(found, as_labelled, strict=True)):
             done.add(cell.cell_id)
         elif found:
             kept[cell.cell_id] = keepable(found[-1], cell, cell.recipe(survey, standards), survey, archive).keys()
-    return Known(archive.held(), done, kept, archive.rates())
-
-
-def _is_of(marker: CellResult, cell: Cell, input_hash: str, survey: SurveyConfig, standards: str) -> bool:
-    """Whether a cell was built as it is to be, but for labels of objects."""
-    if marker.input_hash == input_hash:
-        return True
-    return marker.input_hash == as_labelled_in(marker, cell).input_hash(survey, standards)
+    return done, kept
 
 
 @contextmanager
@@ -158,7 +154,7 @@ def exclusive(build: Build, *, wait_s: float = 0) -> Iterator[None]:
         There is no room, or no right, to write.
     """
     with storing(build.versions):
-        build.versions.mkdir(parents=True, exist_ok=True)
+        make_folder(build.versions)
         lock = FileLock(build.versions / BUILD_LOCK_FILE)
         try:
             lock.acquire(timeout=wait_s)

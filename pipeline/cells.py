@@ -42,6 +42,7 @@ from pipeline.kept import keepable, read_kept, stand_ins
 from pipeline.manifest import Skip, file_sha256
 from pipeline.naming import LOCKS_FOLDER, sequence_path
 from pipeline.objectrow import manifest_row, pixel_moments
+from pipeline.pixelcheck import PixelCheck
 from pipeline.plan import Cell
 from pipeline.sequences import COLUMNS, Sequence, write_sequence
 from pipeline.standards import write_standards
@@ -229,6 +230,7 @@ def _write_objects(
         for object_id, record in frame.records.items():
             images[object_id].append(record)
     rows, moments, left_out = [], {}, [*skips, *(skip for frame in frames for skip in frame.skips)]
+    pixels = PixelCheck()
     for target in cell.targets:
         if target.object_id not in images:
             left_out.append(Skip("no-image", "every frame that covers it was skipped", object_id=target.object_id))
@@ -236,10 +238,13 @@ def _write_objects(
         sequence = stack_records(target, images[target.object_id], survey)
         sha256 = write_sequence(dataset / sequence_path(target.object_id), sequence)
         rows.append(manifest_row(sequence, sha256, cell.cell_id))
+        pixels.add(sequence)
         moments[target.object_id] = pixel_moments(sequence, survey.thumbnails.bands)
     return {
         "objects": tuple(rows),
-        "frames": tuple(sorted((frame.row for frame in frames), key=lambda row: row["path"])),
+        "frames": tuple(
+            sorted((frame.row | pixels.columns(frame.row["sha256"]) for frame in frames), key=lambda row: row["path"])
+        ),
         "skips": tuple(
             asdict(skip) for skip in sorted(left_out, key=lambda skip: (skip.reason, skip.object_id, skip.frame))
         ),

@@ -28,6 +28,7 @@ from pipeline.sources import frame_files
 from pipeline.standards import MeasuredFrame, Standards, around, make_standards, merge_positions, read_standards
 from pipeline.starphot import Positions
 from pipeline.survey import SurveyConfig
+from pipeline.transfer import no_web_page
 from pipeline.zeropoints import ZeropointCheck, check_zeropoint
 
 DETECTION_BANDS: Final[tuple[Band, ...]] = ("g", "r")
@@ -117,7 +118,7 @@ def standards_sha256(survey: SurveyConfig, archive: Archive, *, refresh: bool = 
 def _catalogue(survey: SurveyConfig, archive: Archive, *, refresh: bool) -> Fetched | None:
     if (source := survey.given_standards) is None:
         return None
-    return archive.fetch_url(source, f"{survey.name}-standards", refresh=refresh, or_stale=True)
+    return archive.fetch_url(source, f"{survey.name}-standards", refresh=refresh, or_stale=True, check=no_web_page)
 
 
 def detection_frames(cell: Cell, survey: SurveyConfig) -> list[tuple[Exposure, Band]]:

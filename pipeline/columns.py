@@ -72,6 +72,11 @@ _FRAMES: Final = {
     "zp_scatter_mag": Meaning("mag", "scatter of the stars"),
     "zp_stars": _none("number of standard stars on the frame"),
     "zp_flags": _none("bits: 1 CHECKED, 2 CORRECTED, 4 BEYOND_LIMIT, 8 TOO_FEW_STARS"),
+    "noise_ratio": _none("noise between pixels over that of the variance, against other images of the same objects"),
+    "sky_offset": _none("level of the sky against other images of the same objects, in standard deviations of a pixel"),
+    "bright_excess": _none("part of pixels 5 sigma above the sky, less that of other images of the same objects"),
+    "masked_excess": _none("part of covered pixels that masks name, less that of other images of the same objects"),
+    "first_object": _none("object that was cut from the frame, the first by id; empty where none was"),
 }
 _SKIPS: Final = {
     "reason": _none("why it was left out, one of the words of docs/format.md"),

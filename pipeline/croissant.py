@@ -13,17 +13,26 @@ import pyarrow as pa
 
 from pipeline.columns import MEANINGS
 from pipeline.manifest import FRAMES_SCHEMA, MANIFEST_SCHEMA, SKIPS_SCHEMA, DatasetInfo
-from pipeline.naming import FRAMES_FILE, MANIFEST_FILE, OBJECTS_FOLDER, SKIPS_FILE
+from pipeline.naming import CARD_FILE, FRAMES_FILE, MANIFEST_FILE, OBJECTS_FOLDER, SKIPS_FILE
+from pipeline.origin import SDSS_POLICY, origin_of
 from pipeline.sequences import COLUMNS
 
-LICENCE_URL: Final = "https://www.sdss.org/collaboration/image-use-policy/"
-"""Says that SDSS's public data releases are in the public domain."""
-SIMULATED_LICENCE: Final = "https://spdx.org/licenses/BSD-3-Clause"
-HOME_URL: Final = "https://www.sdss.org/"
-CITATION: Final = (
+CREATOR: Final = {"@type": "sc:Organization", "name": "stripe82-convention developers"}
+"""As LICENSE has it: whose software made the dataset, out of whatever it is based on."""
+SAKO_2018: Final = (
     "@article{Sako2018, author={{Sako}, M. and others}, title={The Data Release of the Sloan Digital Sky Survey-II "
     "Supernova Survey}, journal={PASP}, volume={130}, pages={064002}, year={2018}, doi={10.1088/1538-3873/aab4e0}}"
 )
+SOURCE: Final = {
+    "@type": "sc:Dataset",
+    "name": "SDSS imaging of Stripe 82",
+    "url": "https://www.sdss.org/",
+    "license": SDSS_POLICY,
+    "creator": {"@type": "sc:Organization", "name": "Sloan Digital Sky Survey", "url": "https://www.sdss.org/"},
+}
+"""What was seen in the sky, and by whom."""
+KEYWORD: Final = {True: "simulation", False: "SDSS"}
+"""By whether it is simulated."""
 
 _TABLES: Final = {
     MANIFEST_FILE: ("objects", MANIFEST_SCHEMA, "One record per object.", ("object_id",)),
@@ -67,17 +76,18 @@ def croissant(info: DatasetInfo, files: Mapping[str, tuple[str, int]], *, date_p
     date_published
         ISO 8601; left out where it is not given, so that the same dataset has the same bytes.
     """
+    origin = origin_of(info)
     content: dict[str, Any] = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": info.dataset_id,
         "description": _description(info),
-        "url": HOME_URL,
-        "license": SIMULATED_LICENCE if info.survey.get("simulation") else LICENCE_URL,
-        "citeAs": CITATION,
-        "creator": {"@type": "sc:Organization", "name": "Sloan Digital Sky Survey", "url": HOME_URL},
-        "keywords": ["astronomy", "time series", "images", "supernovae", "SDSS", "Stripe 82"],
+        "url": CARD_FILE,
+        "license": origin.licence_url,
+        "citeAs": _citation(info),
+        "creator": CREATOR,
+        "keywords": ["astronomy", "time series", "images", "supernovae", "Stripe 82", KEYWORD[origin.simulated]],
         "version": f"{info.schema_version}.0.0+{info.dataset_id.rpartition('-')[2]}",
         "isLiveDataset": False,
         "distribution": [
@@ -86,14 +96,25 @@ def croissant(info: DatasetInfo, files: Mapping[str, tuple[str, int]], *, date_p
         ],
         "recordSet": [_record_set(file) for file in _TABLES if file in files],
     }
+    if not origin.simulated:
+        content["isBasedOn"] = SOURCE
     if date_published is not None:
         content["datePublished"] = date_published
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
+def _citation(info: DatasetInfo) -> str:
+    """BibTeX: the dataset by its id, and for what was seen in the sky who saw it."""
+    origin = origin_of(info)
+    title = f"{info.survey.get('title', info.dataset_id)}, dataset {info.dataset_id}"
+    note = f"{'simulated; ' if origin.simulated else ''}content hash {info.content_hash}"
+    own = f"@misc{{{info.dataset_id}, author={{{{{CREATOR['name']}}}}}, title={{{title}}}, note={{{note}}}}}"
+    return own if origin.simulated else f"{own}\n{SAKO_2018}"
+
+
 def _description(info: DatasetInfo) -> str:
     counted = " and ".join(f"{info.counts[name]} {name}" for name in ("objects", "images") if name in info.counts)
-    kind = "Simulated images" if info.survey.get("simulation") else "Images"
+    kind = "Simulated images" if origin_of(info).simulated else "Images"
     return (
         f"{info.survey.get('title', info.dataset_id)}: {counted}. {kind} of {info.size} x {info.size} px at "
         f"{info.pixel_scale_arcsec} arcsec/px, sky-subtracted and in nanomaggies, one per exposure and band, of all "

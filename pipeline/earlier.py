@@ -10,7 +10,7 @@ from typing import Any, Final
 from pipeline.bands import BAND_ID
 from pipeline.cellrecord import CellResult
 from pipeline.errors import SequenceError
-from pipeline.finished import FinishedFrame, counts_of
+from pipeline.finished import FinishedFrame, summary_of
 from pipeline.manifest import Skip, file_sha256
 from pipeline.plan import Cell, Visit
 from pipeline.sequences import COLUMNS, open_sequence
@@ -50,7 +50,7 @@ class EarlierCell:
         """
         name = str(visit.exposure.frame(row["band"]))
         if (dropped := self._why_not.get((name, ""))) is not None:
-            return FinishedFrame(row, {}, (dropped,))
+            return FinishedFrame(row | summary_of({}), {}, (dropped,))
         key = (*(row[one] for one in _EXPOSURE), BAND_ID[row["band"]])
         records, skips = {}, []
         for object_id in visit.object_ids:
@@ -60,7 +60,7 @@ class EarlierCell:
                 skips.append(skip)
             else:
                 return None
-        return FinishedFrame(row | counts_of(records.values()), records, tuple(skips))
+        return FinishedFrame(row | summary_of(records), records, tuple(skips))
 
     @cached_property
     def _rows(self) -> dict[str, Row]:

@@ -36,7 +36,9 @@ PARQUET: Final[dict[str, Any]] = {"compression": "zstd", "write_page_checksum": 
 UNLABELLED: Final = "unlabelled"
 """The split of objects without a class."""
 
-_OBJECT_COLUMNS: Final = ("object_id", "class_name", "confirmation", "ra_deg", "dec_deg", "fold", "group", "n_images")
+_OBJECT_COLUMNS: Final = (
+    "object_id", "class_name", "confirmation", "ra_deg", "dec_deg", "fold", "group", "step", "n_images",
+)  # fmt: skip
 _ARROW: Final[dict[str, pa.DataType]] = {
     "<f4": pa.float32(), "<f8": pa.float64(), "<i4": pa.int32(), "|u1": pa.uint8(), "|S64": pa.string(),
 }  # fmt: skip

@@ -18,10 +18,10 @@ from pipeline.catalog import Target
 from pipeline.cutting import FrameCut, FrameJob, cut_frame
 from pipeline.errors import BadPayload, FrameError, NotInArchive, WorkerDied
 from pipeline.inthreads import in_threads
-from pipeline.manifest import Skip
+from pipeline.manifest import NO_MASK, Skip
 from pipeline.naming import FrameId
 from pipeline.plan import Cell, Exposure
-from pipeline.sources import BAD_FRAME, BAD_PAYLOAD, NO_MASK, NOT_IN_ARCHIVE, frame_files
+from pipeline.sources import BAD_FRAME, BAD_PAYLOAD, NOT_IN_ARCHIVE, frame_files
 from pipeline.starphot import Positions
 from pipeline.survey import SurveyConfig
 

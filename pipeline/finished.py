@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ def finish(cut: FrameCut, check: ZeropointCheck, survey: SurveyConfig) -> Finish
     row, name = cut.row | check.columns(), str(cut.frame)
     if check.flags & ZeropointFlag.BEYOND_LIMIT and survey.calibration.beyond_limit == "drop":
         detail = f"off by {check.offset_mag:.3f} mag, its {check.stars} stars scatter by {check.scatter_mag:.3f}"
-        return FinishedFrame(row | counts_of(()), {}, (Skip(BAD_ZEROPOINT, detail, frame=name),))
+        return FinishedFrame(row | summary_of({}), {}, (Skip(BAD_ZEROPOINT, detail, frame=name),))
     records, skips = {}, []
     for object_id, record in cut.records.items():
         if record["coverage"] < survey.selection.min_coverage:
@@ -37,9 +37,13 @@ def finish(cut: FrameCut, check: ZeropointCheck, survey: SurveyConfig) -> Finish
             skips.append(Skip(LOW_COVERAGE, detail, object_id=object_id, frame=name))
         else:
             records[object_id] = apply_check(record, check)
-    return FinishedFrame(row | counts_of(records.values()), records, tuple(skips))
+    return FinishedFrame(row | summary_of(records), records, tuple(skips))
 
 
-def counts_of(images: Collection[Mapping[str, Any]]) -> dict[str, int]:
-    """What frames.parquet counts of the images from one frame."""
-    return {"n_thumbnails": len(images), "n_partly_covered": sum(bool(image["coverage"] < 1) for image in images)}
+def summary_of(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What frames.parquet says of the images from one frame, by object."""
+    return {
+        "n_thumbnails": len(records),
+        "n_partly_covered": sum(bool(image["coverage"] < 1) for image in records.values()),
+        "first_object": min(records, default=""),
+    }

@@ -1,12 +1,13 @@
 """Forced photometry: the flux at an object's position in each of its images, whether anything is seen there or not.
 
-Fluxes are total: thumbnails are not differences, so that a host galaxy is in them. What varies is the object.
+Fluxes are total: thumbnails are not differences, so that a host galaxy is in them. With matched weights it is in all
+images alike, in the aperture nearly so; of a PSF fit it takes a part that grows with the PSF.
 M images of one object in time order, H × W pixels each.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -15,10 +16,12 @@ from numpy.typing import NDArray
 from pipeline.lightcurves import PhotometryFlag
 from pipeline.photometry import (
     ANY_MASK,
+    MATCHED_FWHM_ARCSEC,
     RADIUS_ARCSEC,
     Floats,
     aperture_fluxes,
     aperture_fraction,
+    matched_weights,
     middle,
     psf_profile,
     touched_bits,
@@ -36,6 +39,14 @@ BEYOND_LIMIT: Final = 4
 """Bit of `zp_flags`, as `pipeline.zeropoints` has it, which needs all that cutting needs."""
 MIN_LEFT: Final = 0.5
 """Least part of the PSF fit's weight that must lie on usable pixels."""
+MATCHED_LEFT: Final = 0.99
+"""The same of matched weights: what is lost, images would lose differently."""
+MATCHED_REACH_ARCSEC: Final = 6.0
+"""How far to all sides an image must reach for its weights to be whole."""
+EXTENDED_RATIO: Final = 0.9
+"""PSF flux over aperture flux below which light is no point source's: stars of real frames have 0.92 to 0.98."""
+EXTENDED_SIGMAS: Final = 3.0
+"""How sure that must be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,24 +141,69 @@ def psf_fluxes(images: Images, background: Background | None = None) -> tuple[Fl
         Total flux, its error, and the part of the fit's weight that lies on usable pixels. Fluxes are NaN where that
         is 0.
     """
-    box = middle(images.image_MHW.shape[1:], REACH_ARCSEC / images.pixel_scale_arcsec)
-    image_MHW, variance_MHW = images.image_MHW[box], images.variance_MHW[box]
-    usable_MHW = usable_pixels(image_MHW, variance_MHW, images.mask_MHW[box])
+    images = _near(images)
+    usable_MHW = _usable(images)
     profile_MHW = psf_profile(
-        image_MHW.shape[1:], images.psf_width_arcsec_M, pixel_scale_arcsec=images.pixel_scale_arcsec
+        images.image_MHW.shape[1:], images.psf_width_arcsec_M, pixel_scale_arcsec=images.pixel_scale_arcsec
     )
     everywhere_M = _sum(profile_MHW, profile_MHW)
     profile_MHW *= usable_MHW
     power_M = _sum(profile_MHW, profile_MHW)
-    sum_M = _sum(profile_MHW, np.where(usable_MHW, image_MHW, 0))
-    variance_M = _sum(profile_MHW**2, np.where(usable_MHW, variance_MHW, 0))
-    scale_M = np.where(power_M > 0, power_M, np.nan)
+    flux_M, error_M = _weighted(images, profile_MHW, np.where(power_M > 0, power_M, np.nan), background)
+    return flux_M, error_M, power_M / everywhere_M
+
+
+def matched_fluxes(images: Images, background: Background | None = None) -> tuple[Floats, Floats, Floats]:
+    """Flux of each image with `matched_weights`: all of a point source in the middle, and of a host the same part.
+
+    Returns
+    -------
+    flux_nmgy_M, error_nmgy_M, left_M
+        Flux, its error, and the part of the weight, signs apart, that lies on usable pixels; 0 where the PSF is too
+        wide to be matched, or the image too small.
+    """
+    images = _near(images)
+    shape, scale = images.image_MHW.shape[1:], images.pixel_scale_arcsec
+    matching_M = images.psf_width_arcsec_M <= MATCHED_FWHM_ARCSEC
+    matching_M &= min(shape) / 2 * scale >= MATCHED_REACH_ARCSEC
+    width_M = np.minimum(images.psf_width_arcsec_M, MATCHED_FWHM_ARCSEC)
+    weight_MHW = matched_weights(shape, width_M, pixel_scale_arcsec=scale)
+    everywhere_M = np.abs(weight_MHW).sum(axis=(1, 2))
+    weight_MHW *= _usable(images)
+    flux_M, error_M = _weighted(images, weight_MHW, np.ones(len(width_M)), background)
+    return flux_M, error_M, matching_M * np.abs(weight_MHW).sum(axis=(1, 2)) / everywhere_M
+
+
+def _near(images: Images) -> Images:
+    """Cut to REACH_ARCSEC about the middle."""
+    box = middle(images.image_MHW.shape[1:], REACH_ARCSEC / images.pixel_scale_arcsec)
+    return replace(
+        images,
+        image_MHW=images.image_MHW[box],
+        variance_MHW=images.variance_MHW[box],
+        mask_MHW=images.mask_MHW[box],
+    )
+
+
+def _usable(images: Images) -> NDArray[np.bool_]:
+    return usable_pixels(images.image_MHW, images.variance_MHW, images.mask_MHW)
+
+
+def _weighted(
+    images: Images, weight_MHW: Floats, response_M: Floats, background: Background | None
+) -> tuple[Floats, Floats]:
+    """Flux and error by a weighted sum of pixels, of weight 0 where they cannot be used.
+
+    `response_M` is what the sum is of a point source of unit flux.
+    """
+    sum_M = _sum(weight_MHW, np.where(weight_MHW == 0, 0, images.image_MHW))
+    variance_M = _sum(weight_MHW**2, np.where(weight_MHW == 0, 0, images.variance_MHW))
     if background is not None:
-        light_M = profile_MHW.sum(axis=(1, 2))
+        light_M = weight_MHW.sum(axis=(1, 2))
         sum_M = sum_M - light_M * background.level_nmgy_M
         variance_M = variance_M + light_M**2 * background.variance_nmgy2_M
-        scale_M = scale_M - light_M * background.own_light_M
-    return sum_M / scale_M, np.sqrt(variance_M) / scale_M, power_M / everywhere_M
+        response_M = response_M - light_M * background.own_light_M
+    return sum_M / response_M, np.sqrt(variance_M) / response_M
 
 
 def _sum(one_MHW: Floats, other_MHW: NDArray[np.floating]) -> Floats:
@@ -164,6 +220,8 @@ class ForcedPhotometry:
     psf_flux_M: Floats
     psf_error_M: Floats
     psf_left_M: Floats
+    matched_flux_M: Floats
+    matched_error_M: Floats
     flags_M: NDArray[np.uint8]
 
 
@@ -177,30 +235,54 @@ def forced_photometry(sequence: Sequence, *, subtract_background: bool = False) 
     """
     images = images_of(sequence)
     background = local_background(images) if subtract_background else None
+    level_M = np.zeros(len(sequence)) if background is None else background.level_nmgy_M
+    known_M = images.psf_known_M & np.isfinite(level_M)
     aperture_M, aperture_error_M, whole_M = point_source_aperture(images, background)
-    psf_M, psf_error_M, left_M = psf_fluxes(images, background)
-    known_M = images.psf_known_M & (True if background is None else np.isfinite(background.level_nmgy_M))
-    aperture_ok_M, psf_ok_M = whole_M & known_M, (left_M >= MIN_LEFT) & known_M
-    return ForcedPhotometry(
+    psf_M, psf_error_M, psf_left_M = psf_fluxes(images, background)
+    matched_M, matched_error_M, matched_left_M = matched_fluxes(images, background)
+    aperture_ok_M, psf_ok_M = whole_M & known_M, (psf_left_M >= MIN_LEFT) & known_M
+    matched_ok_M = aperture_ok_M & (matched_left_M >= MATCHED_LEFT)
+    measured = ForcedPhotometry(
         aperture_flux_M=np.where(aperture_ok_M, aperture_M, np.nan),
         aperture_error_M=np.where(aperture_ok_M, aperture_error_M, np.nan),
         psf_flux_M=np.where(psf_ok_M, psf_M, np.nan),
         psf_error_M=np.where(psf_ok_M, psf_error_M, np.nan),
-        psf_left_M=left_M,
-        flags_M=_flags(sequence, images, left_M, background),
+        psf_left_M=psf_left_M,
+        matched_flux_M=np.where(matched_ok_M, matched_M, np.nan),
+        matched_error_M=np.where(matched_ok_M, matched_error_M, np.nan),
+        flags_M=_flags(sequence, images, psf_left_M, matched_left_M, level_M),
     )
+    measured.flags_M[_extended(measured, sequence.band_id)] |= np.uint8(PhotometryFlag.EXTENDED)
+    return measured
 
 
-def _flags(sequence: Sequence, images: Images, left_M: Floats, background: Background | None) -> NDArray[np.uint8]:
+def _extended(measured: ForcedPhotometry, band_id_M: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Whether the object has more light in an image's band than a point source's.
+
+    Of all its images in the band the median counts, so that all of them are alike.
+    """
+    surplus_M = EXTENDED_RATIO * measured.aperture_flux_M - measured.psf_flux_M
+    error_M = np.hypot(EXTENDED_RATIO * measured.aperture_error_M, measured.psf_error_M)
+    extended_M = np.zeros(len(band_id_M), dtype=np.bool_)
+    for band in np.unique(band_id_M[np.isfinite(surplus_M)]):
+        m = (band_id_M == band) & np.isfinite(surplus_M)
+        error_of_median = np.sqrt(np.pi / 2 / m.sum()) * np.median(error_M[m])
+        extended_M[band_id_M == band] = np.median(surplus_M[m]) > EXTENDED_SIGMAS * error_of_median
+    return extended_M
+
+
+def _flags(
+    sequence: Sequence, images: Images, psf_left_M: Floats, matched_left_M: Floats, level_M: Floats
+) -> NDArray[np.uint8]:
     bits_M, inside = touched_bits(images.mask_MHW, images.pixel_scale_arcsec)
-    level_M = np.zeros(len(sequence)) if background is None else background.level_nmgy_M
     conditions = {
         PhotometryFlag.MASKED: (bits_M & np.uint8(ANY_MASK ^ MaskBit.UNCOVERED)) > 0,
         PhotometryFlag.UNCOVERED: ((bits_M & np.uint8(MaskBit.UNCOVERED)) > 0) | (not inside),
         PhotometryFlag.PSF_UNKNOWN: ~images.psf_known_M,
-        PhotometryFlag.PSF_LOST: left_M < MIN_LEFT,
+        PhotometryFlag.PSF_LOST: psf_left_M < MIN_LEFT,
         PhotometryFlag.ZEROPOINT: (sequence.zp_flags & np.uint8(BEYOND_LIMIT)) > 0,
         PhotometryFlag.NO_BACKGROUND: np.isnan(level_M),
+        PhotometryFlag.NOT_MATCHED: matched_left_M < MATCHED_LEFT,
     }
     flags_M = np.zeros(len(sequence), dtype=np.uint8)
     for flag, holds_M in conditions.items():

@@ -17,9 +17,9 @@ from pipeline.archive import Archive
 from pipeline.bands import BANDS
 from pipeline.earlier import EarlierCell, Row
 from pipeline.finished import FinishedFrame
-from pipeline.manifest import Skip
+from pipeline.manifest import NO_MASK, VANISHED, Skip
 from pipeline.plan import Cell, Exposure
-from pipeline.sources import NO_MASK, VANISHED, changed_sources, sources_of
+from pipeline.sources import changed_sources, sources_of
 from pipeline.survey import SurveyConfig
 
 Kept = Mapping[Exposure, tuple[FinishedFrame, ...]]

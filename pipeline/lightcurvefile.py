@@ -17,7 +17,7 @@ from pipeline.forced import forced_photometry
 from pipeline.lightcurves import LIGHT_CURVE_SCHEMA
 from pipeline.manifest import Dataset
 from pipeline.outputs import check_output
-from pipeline.photometry import RADIUS_ARCSEC
+from pipeline.photometry import MATCHED_FWHM_ARCSEC, RADIUS_ARCSEC
 from pipeline.sequences import Sequence
 
 ROWS_PER_GROUP: Final = 100_000
@@ -33,8 +33,10 @@ def light_curve(sequence: Sequence, *, subtract_background: bool = False) -> pa.
         "psf_flux_nmgy": measured.psf_flux_M,
         "psf_error_nmgy": measured.psf_error_M,
         "psf_left": measured.psf_left_M,
+        "matched_flux_nmgy": measured.matched_flux_M,
+        "matched_error_nmgy": measured.matched_error_M,
     }
-    same = ("mjd_tai", "run", "camcol", "field", "psf_fwhm_arcsec", "zp_offset_mag", "zp_flags")
+    same = ("mjd_tai", "run", "camcol", "field", "psf_fwhm_arcsec", "zp_offset_mag", "zp_error_mag", "zp_flags")
     columns = {
         "object_id": [sequence.object_id] * len(sequence),
         "band": [BANDS[band_id - 1] for band_id in sequence.band_id.tolist()],
@@ -63,6 +65,7 @@ def write_light_curves(dataset: Dataset, out: Path, *, subtract_background: bool
         "dataset_id": dataset.info.dataset_id,
         "content_hash": dataset.info.content_hash,
         "aperture_radius_arcsec": str(RADIUS_ARCSEC),
+        "matched_fwhm_arcsec": str(MATCHED_FWHM_ARCSEC),
         "background": "annulus" if subtract_background else "none",
     }
     schema = LIGHT_CURVE_SCHEMA.with_metadata(notes)

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class PhotometryFlag(IntFlag):
-    """Bits of `flags`; 0: nothing is wrong."""
+    """Bits of `flags`: what is wrong, or to be known, and of which fluxes; 0: nothing."""
 
     MASKED = 1
-    """The aperture touches a pixel with INTERP, SATUR, CR or GHOST: no aperture flux."""
+    """The aperture touches a pixel with INTERP, SATUR, CR or GHOST: no aperture flux, no matched one."""
     UNCOVERED = 2
-    """The aperture is partly off the frame: no aperture flux."""
+    """The aperture is partly off the frame: no aperture flux, no matched one."""
     PSF_UNKNOWN = 4
     """The width of the PSF is not known: no fluxes."""
     PSF_LOST = 8
@@ -35,6 +35,10 @@ class PhotometryFlag(IntFlag):
     """The frame's zero point is beyond the survey's limits (`zp_flags`): fluxes are given, and may be wrong."""
     NO_BACKGROUND = 32
     """A local background was asked for, and too few pixels tell it: no fluxes."""
+    EXTENDED = 64
+    """The object has more light in this band than a point source's, such as a host's: PSF fluxes follow the seeing."""
+    NOT_MATCHED = 128
+    """No matched flux: over 1 % of its weight is on bad pixels, the PSF over 2.8 or the image under 12 arcsec wide."""
 
 
 def _column(name: str, kind: pa.DataType, unit: str, description: str) -> pa.Field:
@@ -60,12 +64,22 @@ LIGHT_CURVE_SCHEMA: Final = pa.schema(
             "psf_flux_nmgy",
             pa.float32(),
             "nanomaggy",
-            "flux of a point source at the object's position, fitted; host galaxy included as far as it looks like one",
+            "flux of a point source at the object's position, fitted; the part of a host galaxy that it takes follows "
+            "the seeing: for objects without one (flags without EXTENDED)",
         ),
         _column("psf_error_nmgy", pa.float32(), "nanomaggy", "its error, from the variance"),
         _column("psf_left", pa.float32(), "", "part of the PSF fit's weight that lies on usable pixels, 0 to 1"),
+        _column(
+            "matched_flux_nmgy",
+            pa.float32(),
+            "nanomaggy",
+            "flux weighted with a Gaussian of FWHM 2.8 arcsec on the sky before any PSF: all of a point source at the "
+            "object's position, and the same part of a host galaxy in each image, so that differences are the object's",
+        ),
+        _column("matched_error_nmgy", pa.float32(), "nanomaggy", "its error, from the variance"),
         _column("psf_fwhm_arcsec", pa.float32(), "arcsec", "effective PSF width of the frame"),
         _column("zp_offset_mag", pa.float32(), "mag", "stars less their standard magnitudes before correction"),
+        _column("zp_error_mag", pa.float32(), "mag", "error of the frame's zero point; in no flux's error"),
         _column(
             "zp_flags", pa.uint8(), "", "bits: 1 CHECKED, 2 CORRECTED, 4 BEYOND_LIMIT, 8 TOO_FEW_STARS; 0: not checked"
         ),

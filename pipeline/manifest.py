@@ -95,17 +95,26 @@ _FRAMES_COLUMNS: Final = pa.schema(
         ("zp_scatter_mag", pa.float32()),
         ("zp_stars", pa.int32()),
         ("zp_flags", pa.int8()),
+        *[(name, pa.float32()) for name in ("noise_ratio", "sky_offset", "bright_excess", "masked_excess")],
+        ("first_object", pa.string()),
     ]
 )
 MANIFEST_SCHEMA: Final = with_meanings(_MANIFEST_COLUMNS, MANIFEST_FILE)
 SKIPS_SCHEMA: Final = with_meanings(_SKIPS_COLUMNS, SKIPS_FILE)
 FRAMES_SCHEMA: Final = with_meanings(_FRAMES_COLUMNS, FRAMES_FILE)
+"""Versions of before lack the last five columns; in a version that took cells over from such a one they are null."""
 
 
 ROWS_AT_ONCE: Final = 100_000
 """In one row group: a survey has a million frames."""
 MAX_OBJECTS: Final = 1_000_000
 """An object list has no more rows."""
+
+
+NO_MASK: Final = "no-mask"
+VANISHED: Final = "vanished"
+NOTES: Final = (NO_MASK, VANISHED)
+"""Reasons of skips that tell of frames of which nothing was left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +147,10 @@ class DatasetInfo(BaseModel):
     """sha256 over the sorted (object id, sha256 of its file)."""
     sources_sha256: str = ""
     """sha256 over the sorted (archive, path, sha256) of every file of an archive that was read."""
+    catalog_sha256: str = ""
+    """Of the object list."""
+    standards_sha256: str = ""
+    """Of the catalogue of standard stars, where the survey gives one."""
     counts: dict[str, int]
     size: int
     pixel_scale_arcsec: float

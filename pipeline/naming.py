@@ -253,9 +253,9 @@ def reports_dir(root: Path) -> Path:
     return root / "reports"
 
 
-def report_path(root: Path, name: str) -> Path:
-    """The page about a dataset, by its id, or about a run, by its name."""
-    return reports_dir(root) / f"{name}.html"
+def report_dir(root: Path, name: str) -> Path:
+    """Folder of the pages about a dataset, by its id, or about a run, by its name."""
+    return reports_dir(root) / name
 
 
 def logs_dir(root: Path) -> Path:

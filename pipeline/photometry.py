@@ -25,6 +25,10 @@ SIGMA_RATIO: Final = 2.3
 """Typical psf_sigma2_2G / psf_sigma1_2G: 2.0 to 2.6 in psField of runs 94, 4192 and 6377."""
 WING: Final = 0.08
 """Typical psf_b_2G, peak of the wide Gaussian over peak of the narrow one: 0.04 to 0.14 in the same files."""
+MATCHED_FWHM_ARCSEC: Final = 2.8
+"""Of the Gaussian that weights the sky in `matched_weights`. Twice a typical PSF's: noise is least near √2."""
+MATCHED_TERMS: Final = 12
+"""Of the series in `matched_weights`; what is left of it is 3e-5."""
 
 
 def usable_pixels(
@@ -163,6 +167,37 @@ def psf_profile(
     sigma1_M = _narrow_sigma(psf_width_arcsec_M, sigma_ratio, wing) / pixel_scale_arcsec
     sigma_MG = sigma1_M[:, None] * np.array([1, sigma_ratio])
     peak_MG = np.array([1, wing]) / (2 * np.pi * sigma1_M[:, None] ** 2 * (1 + wing * sigma_ratio**2))
+    return _gaussians(shape, peak_MG, sigma_MG)
+
+
+def matched_weights(
+    shape: tuple[int, int],
+    psf_width_arcsec_M: Floats,
+    *,
+    pixel_scale_arcsec: float,
+    sigma_ratio: float = SIGMA_RATIO,
+    wing: float = WING,
+) -> Floats:
+    """What to weight pixels with so that all images weight the sky alike, whatever their PSF, M × H × W.
+
+    Convolved with an image's PSF, its weights are one Gaussian of MATCHED_FWHM_ARCSEC with its peak, of 1, in the
+    middle. So a point source there gives its flux, and anything else that does not vary the same in each image: a
+    Gaussian-aperture-and-PSF flux (Kuijken 2008, A&A 482, 1053) for double-Gaussian PSFs.
+
+    That Gaussian divided by the PSF, as Fourier transforms, is a geometric series of Gaussians, each wider than the
+    one before. PSFs must not be wider than MATCHED_FWHM_ARCSEC.
+    """
+    wide = wing * sigma_ratio**2 / (1 + wing * sigma_ratio**2)
+    narrow_M = (_narrow_sigma(psf_width_arcsec_M, sigma_ratio, wing) / pixel_scale_arcsec) ** 2
+    common = (MATCHED_FWHM_ARCSEC / pixel_scale_arcsec) ** 2 / (8 * math.log(2))
+    order_G = np.arange(MATCHED_TERMS)
+    variance_MG = common - narrow_M[:, None] * (1 - order_G * (sigma_ratio**2 - 1))
+    peak_MG = common / variance_MG * (-wide / (1 - wide)) ** order_G / (1 - wide)
+    return _gaussians(shape, peak_MG, np.sqrt(variance_MG))
+
+
+def _gaussians(shape: tuple[int, int], peak_MG: Floats, sigma_MG: Floats) -> Floats:
+    """Sum over G of round Gaussians about the middle of each image, M × H × W."""
     row_MHG, column_MWG = (
         np.exp(-0.5 * ((np.arange(length) - (length - 1) / 2)[:, None] / sigma_MG[:, None, :]) ** 2) for length in shape
     )

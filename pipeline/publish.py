@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -45,6 +45,7 @@ from pipeline.naming import (
     PACKAGES_FILE,
     SKIPS_FILE,
 )
+from pipeline.pixelcheck import PIXEL_COLUMNS
 from pipeline.reuse import share_equal_files
 from pipeline.sources import sources_of, sources_sha256
 from pipeline.splits import NO_FOLD, NO_STEP, assign_folds, assign_steps, duplicate_groups
@@ -100,7 +101,7 @@ def publish(
     check_removals(parent, {str(row["object_id"]) for row in rows}, max_removed)
     _split(rows, build, parent)
     skips, frames = _skips(build, results, failed), _unique_frames(build, results)
-    _remove_strays(build.building, results)
+    _keep_only(build, results)
     if parent is not None:
         share_equal_files(parent, build.building, {row["file"]: row["sha256"] for row in rows})
     write_table(build.building / MANIFEST_FILE, rows, MANIFEST_SCHEMA)
@@ -161,7 +162,7 @@ def _make_visible(build: Build, version: str, parent: Dataset | None, seconds: M
     with only_one(build.versions), storing(target):
         if target.exists() and not _is_whole(target):
             LOG.warning("%s is damaged: it is replaced by what was built now, which is the same whole", target)
-            hide(target, build.versions)
+            hide(target)
         if target.exists():
             note_plan(build.versions, version, build.input_hash)
         else:
@@ -181,13 +182,27 @@ def _is_whole(version: Path) -> bool:
         return False
 
 
-def adopt(build: Build, dataset: Dataset) -> Dataset | None:
-    """Make a version that is all that `build` would give the latest, if it is not; the one that was, if it is left."""
+def adopt(build: Build, dataset: Dataset, *, max_removed: float = 1.0) -> Dataset | None:
+    """Make a version that is all that `build` would give the latest, if it is not; the one that was, if it is left.
+
+    Raises
+    ------
+    DatasetError
+        Too much of the one that was would be missing (`max_removed`, as in `publish`), or the version is gone.
+    """
     with only_one(build.versions):
         before = latest_version(build.versions)
-        if before != dataset.path.name:
-            point_latest(build.versions, dataset.path.name)
-    return open_dataset(build.versions / before) if before and (build.versions / before).is_dir() else None
+        previous = open_dataset(build.versions / before) if before and (build.versions / before).is_dir() else None
+        if before == dataset.path.name:
+            return previous
+        check_removals(previous, {row.object_id for row in dataset.objects}, max_removed)
+        _check_images(previous, dataset, compare(previous, dataset), max_removed)
+        if not dataset.path.is_dir():
+            raise DatasetError(f"{dataset.path} was removed by another process; run the same again")
+        if before is not None:
+            LOG.warning("all is as it was in version %s: it is the latest again, after %s", dataset.path.name, before)
+        point_latest(build.versions, dataset.path.name)
+    return previous
 
 
 def _split(rows: Sequence[Row], build: Build, parent: Dataset | None) -> None:
@@ -208,15 +223,24 @@ def _split(rows: Sequence[Row], build: Build, parent: Dataset | None) -> None:
 
 
 def _earlier_splits(build: Build, parent: Dataset | None) -> dict[str, tuple[int, str]]:
-    """Fold and step that each object has had last, in the versions that are left and were split by the same rule."""
-    rule = build.survey.splits.model_dump(mode="json")
+    """Fold and step that each object has had last, in the versions that are left and were dealt into the same folds."""
+    rule = build.survey.splits
     split: dict[str, tuple[int, str]] = {}
-    if parent is not None:
-        paths = [version.path for version in versions(build.versions) if not version.problem]
-        for dataset in (*map(open_dataset, paths), parent):
-            if dataset.info.survey.get("splits") == rule:
-                split |= {row.object_id: (row.fold, row.step) for row in dataset.objects}
+    for dataset in [*_earlier(build), parent] if parent is not None else []:
+        before = dataset.info.survey.get("splits", {})
+        if (before.get("folds"), before.get("seed")) == (rule.folds, rule.seed):
+            split |= {row.object_id: (row.fold, row.step) for row in dataset.objects}
     return split
+
+
+def _earlier(build: Build) -> Iterator[Dataset]:
+    """The versions that can be read; without a damaged or vanished one, only objects that are nowhere else lose."""
+    for version in versions(build.versions):
+        try:
+            if not version.problem:
+                yield open_dataset(version.path)
+        except DatasetError as error:
+            LOG.warning("folds of %s are not heeded: %s", version.path, error)
 
 
 def _skips(build: Build, results: Iterable[CellResult], failed: Mapping[str, str]) -> list[Skip]:
@@ -234,30 +258,45 @@ def _skips(build: Build, results: Iterable[CellResult], failed: Mapping[str, str
 
 
 _COUNTED: Final = ("n_thumbnails", "n_partly_covered")
+_SEEN: Final = (*PIXEL_COLUMNS, "first_object")
+"""Of a frame that two cells have read, as the one says that cut more of it."""
 
 
 def _unique_frames(build: Build, results: Iterable[CellResult]) -> list[Row]:
     """One row per frame, with its address: neighbouring cells may both have read it."""
-    frames: dict[tuple[str, str], Row] = {}
+    frames: dict[tuple[str, str, str], Row] = {}
     first_url = {archive.name: archive.base_urls[0] for archive in build.survey.archives}
     for result in results:
         for row in result.frames:
-            key = row["archive"], row["path"]
+            key = row["archive"], row["path"], row["sha256"]  # it may have changed between two cells
             if (seen := frames.get(key)) is None:
                 frames[key] = {**row, "url": file_url(first_url[key[0]], key[1])}
                 continue
+            if row["n_thumbnails"] > seen["n_thumbnails"]:
+                seen |= {name: row.get(name) for name in _SEEN}
             for count in _COUNTED:
                 seen[count] += row[count]
     return [frames[key] for key in sorted(frames)]
 
 
-def _remove_strays(building: Path, results: Iterable[CellResult]) -> None:
-    """Leave nothing of earlier attempts at the same plan, which may have had other files of an archive to cut from."""
-    shutil.rmtree(building / LOCKS_FOLDER, ignore_errors=True)
+def _keep_only(build: Build, results: Iterable[CellResult]) -> None:
+    """Leave nothing of earlier attempts at the same plan, which may have had other files of an archive to cut from.
+
+    Raises
+    ------
+    DatasetError
+        A file that a cell has written is not there.
+    """
+    shutil.rmtree(build.building / LOCKS_FOLDER, ignore_errors=True)
     wanted = {name for result in results for name in cell_files(result)}
-    for name in files_below(building):
-        if name not in wanted:
-            (building / name).unlink()
+    here = set(files_below(build.building))
+    if lost := sorted(wanted - here):
+        raise DatasetError(
+            f"{build.building} lacks {len(lost)} files that its cells have written, first {lost[0]}; nothing was "
+            "published: run the same again, which makes them anew"
+        )
+    for name in here - wanted:
+        (build.building / name).unlink()
 
 
 def _content_version(
@@ -299,6 +338,8 @@ def _describe(
         input_hash=build.input_hash,
         content_hash=content_hash((row["object_id"], row["sha256"]) for row in rows),
         sources_sha256=sources_sha256(sources_of(frames, build.survey)),
+        catalog_sha256=build.catalog.sha256,
+        standards_sha256=build.standards_sha256,
         counts={
             "objects": len(rows),
             "images": sum(row["n_images"] for row in rows),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.archive import Archive
-from pipeline.atomic import replacing, storing, sync_dir
+from pipeline.atomic import make_folder, replacing, storing, sync_dir
 from pipeline.build import Build
 from pipeline.cellrecord import CellResult, cell_files, claims_done, marker_file, read_marker, why_not_done
 from pipeline.errors import DatasetError, NewerSchema, SequenceError
@@ -182,7 +182,7 @@ def _link(source: Path, target: Path, *, or_copy: bool = True) -> None:
     if source.is_symlink() or not source.is_file() or (target.exists() and target.samefile(source)):
         return
     with storing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         part = target.with_name(f".{target.name}{LINK_PART}")
         part.unlink(missing_ok=True)
         try:

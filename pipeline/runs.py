@@ -10,7 +10,7 @@ from pipeline.naming import RUN_CONFIG_FILE, runs_dir
 
 
 def datasets_of_runs(root: Path) -> set[str]:
-    """Ids of the datasets that the training runs below `root` were made from.
+    """Ids of the datasets that the training runs below `root`, at any depth of its `runs`, were made from.
 
     Raises
     ------
@@ -18,7 +18,7 @@ def datasets_of_runs(root: Path) -> set[str]:
         The configuration of a run cannot be read, so that it cannot be said.
     """
     found = set()
-    for file in sorted(runs_dir(root).glob(f"*/{RUN_CONFIG_FILE}")):
+    for file in sorted(runs_dir(root).rglob(RUN_CONFIG_FILE)):
         try:
             found.add(str(json.loads(file.read_bytes())["dataset_id"]))
         except (OSError, ValueError, TypeError, KeyError) as error:

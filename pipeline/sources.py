@@ -12,17 +12,16 @@ from pipeline.archive import Archive
 from pipeline.bands import Band
 from pipeline.errors import BadPayload, ChangedUpstream, NotInArchive
 from pipeline.ledger import Key
+from pipeline.manifest import NO_MASK, VANISHED
 from pipeline.naming import FrameId, calibration_path, frame_path, mask_path
 from pipeline.plan import Cell, Exposure
 from pipeline.survey import SurveyConfig
 
 NOT_IN_ARCHIVE: Final = "not-in-archive"
-NO_MASK: Final = "no-mask"
 BAD_PAYLOAD: Final = "bad-payload"
 BAD_FRAME: Final = "bad-frame"
 BAD_ZEROPOINT: Final = "bad-zeropoint"
 LOW_COVERAGE: Final = "low-coverage"
-VANISHED: Final = "vanished"
 _MAY_COME: Final = (NOT_IN_ARCHIVE, NO_MASK, BAD_PAYLOAD, BAD_FRAME, VANISHED)
 """Reasons of skips that a later run may find gone."""
 

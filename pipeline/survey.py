@@ -354,7 +354,7 @@ class SurveyConfig(Config):
         """The survey as plain data, without server addresses and patience."""
         content = self.model_dump(mode="json", **keys)  # type: ignore[arg-type]
         for archive in content["archives"]:
-            for key in _PATIENCE:
+            for key in _PATIENCE if archive["layout"] == "sas-dr8" else (*_PATIENCE, "sas_root"):
                 del archive[key]
         if self.given_standards is not None:
             content["calibration"]["reference"] = "given"
@@ -371,7 +371,7 @@ class SurveyConfig(Config):
 
 
 _PATIENCE = (
-    "base_urls", "max_connections", "min_kb_per_s", "timeout_s", "attempts", "max_outage_h", "verify",
+    "base_urls", "max_connections", "max_file_mb", "min_kb_per_s", "timeout_s", "attempts", "max_outage_h", "verify",
     "partial_decoding", "changed_files"
 )  # fmt: skip
 """Keys of an archive that say how files are fetched and read, not which."""

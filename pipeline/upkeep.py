@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -13,10 +14,12 @@ from pipeline.atomic import storing
 from pipeline.cache import PART_LIFE_S, PARTS, Cache
 from pipeline.errors import ConfigError
 from pipeline.ledger import Ledger
-from pipeline.naming import LEDGER_FILE, cache_dir, datasets_dir, logs_dir, report_path
+from pipeline.naming import LEDGER_FILE, cache_dir, datasets_dir, logs_dir, report_dir
 from pipeline.versions import Collected, collect, gone
 
 DAY_S: Final = 86400.0
+BUILD_LIFE_DAYS: Final = 30.0
+"""A broken-off build can be gone on with; nobody will, after so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,8 @@ def surveys(root: Path) -> list[Path]:
 def clear_versions(root: Path, keep: int, *, protected: Iterable[str], dry_run: bool) -> dict[str, Collected]:
     """Remove of each survey the versions before the newest `keep`; those that training runs rest on stay.
 
+    Builds go, too, that were broken off long ago.
+
     Parameters
     ----------
     protected
@@ -51,7 +56,11 @@ def clear_versions(root: Path, keep: int, *, protected: Iterable[str], dry_run: 
     ids = set(protected)
     return {
         folder.name: collect(
-            folder, keep, protected={one.removeprefix(f"{folder.name}-") for one in ids}, dry_run=dry_run
+            folder,
+            keep,
+            protected={one.removeprefix(f"{folder.name}-") for one in ids},
+            unfinished=BUILD_LIFE_DAYS,
+            dry_run=dry_run,
         )
         for folder in surveys(root)
     }
@@ -88,14 +97,18 @@ def clear_logs(root: Path, days: float, *, dry_run: bool) -> Cleared:
 
 
 def clear_reports(root: Path, *, dry_run: bool) -> Cleared:
-    """Remove the pages about dataset versions that are gone."""
-    pages = [
-        page
+    """Remove the pages about dataset versions that are gone; how many versions had any."""
+    folders = [
+        pages
         for folder in surveys(root)
         for version in gone(folder)
-        if (page := report_path(root, f"{folder.name}-{version}")).is_file()
+        if (pages := report_dir(root, f"{folder.name}-{version}")).is_dir()
     ]
-    return _remove(pages, dry_run=dry_run)
+    n_bytes = sum(sum(_sizes(path for path in folder.rglob("*") if path.is_file())) for folder in folders)
+    for folder in [] if dry_run else folders:
+        with storing(folder):
+            shutil.rmtree(folder)
+    return Cleared(len(folders), n_bytes)
 
 
 def _held(folder: Path) -> int:

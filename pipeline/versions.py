@@ -14,7 +14,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Final
 from filelock import FileLock, Timeout
 from pydantic import AwareDatetime, BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, ValidationError
 
-from pipeline.atomic import storing, sync_dir, write_text
+from pipeline.atomic import make_folder, storing, sync_dir, write_text
 from pipeline.errors import ConfigError, DatasetError, NewerSchema
 from pipeline.manifest import DatasetInfo, read_info
 from pipeline.naming import (
@@ -46,6 +46,7 @@ LOCK_FILE: Final = ".lock"
 BUILD_LOCK_FILE: Final = ".build.lock"
 """Held while a build runs."""
 LOCK_WAIT_S: Final = 600
+DAY_S: Final = 86400.0
 
 
 class Record(BaseModel):
@@ -91,7 +92,7 @@ def only_one(survey_folder: Path) -> Iterator[None]:
         Another process has been at it for ten minutes.
     """
     with storing(survey_folder):
-        survey_folder.mkdir(parents=True, exist_ok=True)
+        make_folder(survey_folder)
         lock = FileLock(survey_folder / LOCK_FILE)
         try:
             lock.acquire(timeout=LOCK_WAIT_S)
@@ -100,8 +101,8 @@ def only_one(survey_folder: Path) -> Iterator[None]:
                 f"another process has been changing {survey_folder} for over ten minutes; wait for it or stop it"
             ) from error
     try:
-        for folder in (survey_folder, survey_folder / HISTORY_FOLDER):
-            for leftover in folder.glob(".*.part"):  # of a process that was killed: nobody else writes here now
+        for pattern in (f".{LATEST_FILE}.*.part", f"{HISTORY_FOLDER}/.*.json.*.part"):
+            for leftover in survey_folder.glob(pattern):  # of a process that was killed: nobody else writes these now
                 leftover.unlink(missing_ok=True)
         yield
     finally:
@@ -221,8 +222,12 @@ def _write(survey_folder: Path, record: Record) -> None:
 
 
 def newest(found: Sequence[Version]) -> Version | None:
-    """Of versions in order, the one to go on from: the latest, or, where that was moved away, the last that is left."""
-    return next((version for version in found if version.latest), found[-1] if found else None)
+    """Of versions in order, the one to go on from: the latest, or, where that was moved away, the last that is left.
+
+    A folder that is nothing of ours, such as a disk's `lost+found`, is none.
+    """
+    ours = [version for version in found if is_a_version(version.path)]
+    return next((version for version in ours if version.latest), ours[-1] if ours else None)
 
 
 def latest_version(survey_folder: Path) -> str | None:
@@ -239,7 +244,10 @@ def latest_version(survey_folder: Path) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, ConfigError) as error:
-        raise DatasetError(f"{survey_folder / LATEST_FILE} does not name a dataset version: {error}") from error
+        raise DatasetError(
+            f"{survey_folder / LATEST_FILE} does not name a dataset version: {error}; remove it, and build or refresh: "
+            "what is published is not built again"
+        ) from error
 
 
 def point_latest(survey_folder: Path, version: str) -> None:
@@ -264,7 +272,7 @@ def collect(
     *,
     protected: Collection[str] = (),
     damaged: bool = False,
-    unfinished: bool = False,
+    unfinished: float | None = None,
     dry_run: bool = False,
 ) -> Collected:
     """Remove the versions before the newest `keep`, their packs, and what an earlier removal left.
@@ -277,7 +285,7 @@ def collect(
     damaged
         Remove damaged and half deleted versions, too.
     unfinished
-        Remove what builds have left that were broken off and do not run now.
+        Remove what builds have left in which nothing was done for so many days, unless one runs now. None: leave it.
 
     Raises
     ------
@@ -289,45 +297,85 @@ def collect(
     if keep < 1:
         raise ConfigError(f"--keep {keep}: at least the newest version stays")
     _check_is_survey(survey_folder)
-    with only_one(survey_folder):
+    with only_one(survey_folder), ExitStack() as held:
         found = versions(survey_folder)
         dated = [version for version in found if version.record and not version.newer]
         going = {version.name for version in [one for one in dated if not one.problem][:-keep]}
         going |= {version.name for version in dated if damaged and version.problem}
         going -= {*protected, *(version.name for version in found if version.latest)}
-        gone = [version for version in found if version.name in going and _is_a_version(version.path)]
-        packs = [path for path in (survey_folder / PACKS_FOLDER).glob("*") if path.name.rpartition("-")[0] in going]
-        builds = list(_abandoned(survey_folder)) if unfinished else []
-        folders = [*(version.path for version in gone), *packs, *builds, *survey_folder.glob(f"{DELETING}*")]
+        leaving = [version for version in found if version.name in going and is_a_version(version.path)]
+        builds = list(_builds(survey_folder, unfinished, held)) if unfinished is not None else []
+        packs = list(_packs_without(survey_folder, {version.name for version in found} - going))
+        hidden = [*survey_folder.glob(f"{DELETING}*"), *(survey_folder / PACKS_FOLDER).glob(f"{DELETING}*")]
+        folders = [*builds, *(version.path for version in leaving), *packs, *hidden]
         freed = _freed_bytes(folders)
-        if not dry_run:
-            for folder in folders:
-                with storing(folder):
-                    shutil.rmtree(hide(folder, survey_folder))
-    removed = tuple(version.name for version in gone)
+        for folder in () if dry_run else folders:
+            with storing(folder):
+                _remove(hide(folder))
+    removed = tuple(version.name for version in leaving)
     kept = tuple(version.name for version in found if version.name not in removed)
     return Collected(removed, tuple(path.name for path in builds), kept, freed)
 
 
-def _is_a_version(path: Path) -> bool:
+def _builds(survey_folder: Path, unfinished: float, held: ExitStack) -> Iterator[Path]:
+    """Folders of builds in which nothing was done for so many days; none, if one runs. None starts while `held` is."""
+    lock = FileLock(survey_folder / BUILD_LOCK_FILE)
+    try:
+        held.enter_context(lock.acquire(timeout=0))
+    except Timeout:
+        return
+    oldest = time.time() - unfinished * DAY_S
+    for path in survey_folder.glob(building_dir(survey_folder, "", "*").name):
+        if path.is_dir() and max(one.lstat().st_mtime for one in (path, *path.glob("*"))) <= oldest:
+            yield path
+
+
+def _packs_without(survey_folder: Path, staying: Collection[str]) -> Iterator[Path]:
+    """Packs of versions that go or are gone, and what packing them has left when it was killed.
+
+    One that is being packed now is told by its lock, which packing holds.
+    """
+    folder = survey_folder / PACKS_FOLDER
+    for path in sorted(folder.glob("*")):
+        name = path.name.removeprefix(".")
+        for suffix in (".packing", ".journal", ".lock"):
+            name = name.removesuffix(suffix)
+        if not path.name.startswith(DELETING) and name.rpartition("-")[0] not in staying and _is_idle(folder, name):
+            yield path
+
+
+def _is_idle(packs: Path, name: str) -> bool:
+    """Whether nobody makes the pack of that name now."""
+    if not (lock := packs / f".{name}.lock").exists():
+        return True
+    try:
+        with FileLock(lock).acquire(timeout=0):
+            return True
+    except Timeout:
+        return False
+
+
+def is_a_version(path: Path) -> bool:
     """Whether the folder is, or was, one of ours: a stranger's is not for us to delete."""
     return any((path / name).exists() for name in (DATASET_FILE, SUMS_FILE, OBJECTS_FOLDER))
 
 
-def _abandoned(survey_folder: Path) -> Iterator[Path]:
-    """Folders of builds, if no build runs."""
-    with suppress(Timeout), FileLock(survey_folder / BUILD_LOCK_FILE).acquire(timeout=0):
-        yield from (path for path in survey_folder.glob(building_dir(survey_folder, "", "*").name) if path.is_dir())
-
-
-def hide(path: Path, survey_folder: Path) -> Path:
-    """Give a folder a name that nobody opens and that the next `collect` removes."""
+def hide(path: Path) -> Path:
+    """Give a folder, file or link a name beside it that nobody opens and that the next `collect` removes."""
     if path.name.startswith(DELETING):
         return path
-    hidden = survey_folder / f"{DELETING}{path.name}-{time.time_ns()}"
+    hidden = path.with_name(f"{DELETING}{path.name}-{time.time_ns()}")
     path.rename(hidden)
     sync_dir(path.parent)
     return hidden
+
+
+def _remove(path: Path) -> None:
+    """A folder with all in it; of a link, which somebody made to have a version elsewhere, the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _freed_bytes(folders: Iterable[Path]) -> int:

@@ -131,8 +131,8 @@ def too_many(failed: dict[str, str], n_cells: int) -> str:
     """What to say of a build that ends because of cells that failed."""
     cell_id, error = next(iter(failed.items()))
     return (
-        f"{len(failed)} of {n_cells} cells failed, nothing was published; run again to build only what is not done. "
-        f"First: cell {cell_id}: {error}"
+        f"{len(failed)} of {n_cells} cells failed, nothing was published; run again to build only what is not done "
+        f"(`max_failed` says how many may fail before the others are given up). First: cell {cell_id}: {error}"
     )
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.bands import BANDS
 from pipeline.errors import ReportError
-from pipeline.report.style import ACCENT, BAND_COLOUR, FAINT, PAGE_WIDTH_IN, fixed_layout
+from pipeline.report.style import ACCENT, BAND_INK, FAINT, PAGE_WIDTH_IN, fixed_layout
 
 ATTENTION_FILE: Final = "attention.npz"
 _SHOWN: Final = 8
@@ -135,13 +135,7 @@ def _images(axes: Axes, example: Example) -> None:
         weight_hw = example.weight_NThw[block].mean(axis=0)
         axes.imshow(weight_hw, cmap="Blues", vmin=0, vmax=most, extent=(left, right, step + size, step), origin="lower")
         band = BANDS[int(example.band_M[image]) - 1]
-        colour = _dark(BAND_COLOUR[band])
+        colour = BAND_INK[band]
         axes.text(left, -0.06 * size, f"{band}  {100 * share_N[block]:.0f} %", fontsize=6.5, color=colour, va="bottom")
         axes.text(left, 2 * step, f"day {example.day(block):.0f}", fontsize=6.5, color=colour, va="top")
     axes.set_aspect("equal")
-
-
-def _dark(colour: str) -> str:
-    """The band's colour, dark enough to be read."""
-    parts = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
-    return "#" + "".join(f"{int(0.7 * part):02x}" for part in parts)

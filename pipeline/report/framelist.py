@@ -44,11 +44,11 @@ class FrameList:
         paths = pc.fill_null(rows["path"], "").to_pylist()
         urls = rows["url"].to_pylist() if "url" in rows.column_names else [""] * len(paths)
         return [
-            (path.rpartition("/")[2], _web(url)) if found else ("", "")
+            (path.rpartition("/")[2], web_address(url)) if found else ("", "")
             for found, path, url in zip(found_M.tolist(), paths, urls, strict=True)
         ]
 
 
-def _web(url: str | None) -> str:
+def web_address(url: str | None) -> str:
     """The address if a browser may open it from a page: no `javascript:`, no `file:`."""
     return url if url and url.startswith(("http://", "https://")) else ""

@@ -24,6 +24,7 @@ from pipeline.report.measure import LightCurve, bands_of
 from pipeline.report.outliers import magnitude
 from pipeline.report.style import (
     BAND_COLOUR,
+    BAND_INK,
     BAND_MARKER,
     FAINT,
     GRID,
@@ -130,7 +131,7 @@ def _flux(axes: Axes, curve: LightCurve, truth_M: Floats | None, band: Band, axi
     shelf = Shelf.holding(ends, bottom_in, FLUX_IN, least_range=least_range or 1.0)
     draw_truth(axes, axis, flux.truth_mjd, shelf.height(flux.truth_nmgy))
     draw_flux(axes, axis, flux.mjd, shelf.height(flux.flux_nmgy), shelf.scale * flux.error_nmgy, band)
-    _name(axes, shelf, f"{band}\n[nMgy]", BAND_COLOUR[band])
+    _name(axes, shelf, f"{band}\n[nMgy]", BAND_INK[band])
     if not flux.mjd.size:
         _say(axes, shelf, "no usable image")
     return shelf

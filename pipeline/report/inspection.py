@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Final
@@ -13,7 +13,10 @@ import pyarrow as pa
 from pipeline.errors import ReportError
 from pipeline.manifest import Dataset, ObjectRow
 from pipeline.naming import FRAMES_FILE, MANIFEST_FILE, check_object_id
+from pipeline.report.framelist import web_address
+from pipeline.report.measure import LightCurve
 from pipeline.report.outliers import Outlier, Ranking, rank_frames, rank_objects
+from pipeline.report.residuals import measured_columns
 from pipeline.report.timeaxis import LATEST_MJD, calendar_date
 
 SHA_DIGITS: Final = 12
@@ -36,8 +39,8 @@ class Inspection:
         return next((found for found in self.worst_objects.worst if rows[found.row].object_id == object_id), None)
 
 
-def inspect(dataset: Dataset) -> Inspection:
-    """Read the tables and rank their rows.
+def inspect(dataset: Dataset, curves: Sequence[LightCurve] = ()) -> Inspection:
+    """Read the tables and rank their rows, objects also by the light curves that were measured.
 
     Raises
     ------
@@ -45,7 +48,8 @@ def inspect(dataset: Dataset) -> Inspection:
         A table cannot be read.
     """
     manifest, frames = dataset.table(MANIFEST_FILE), dataset.table(FRAMES_FILE)
-    return Inspection(dataset, manifest, frames, rank_objects(manifest), rank_frames(frames))
+    measured = measured_columns(curves, dataset.objects) if curves else {}
+    return Inspection(dataset, manifest, frames, rank_objects(manifest, measured), rank_frames(frames))
 
 
 def find_object(dataset: Dataset, object_id: str) -> ObjectRow:
@@ -83,11 +87,17 @@ class WorstFrame:
     band: str
     date: date | None
     sha256: str
+    file: str
+    url: str
+    """Where it was fetched; empty where no browser may go there."""
+    object_id: str
+    """Of an object that was cut from it; empty where the table does not name one."""
     found: Outlier
 
 
 def worst_frames(inspection: Inspection) -> Iterator[WorstFrame]:
     """The frames to look at first."""
+    object_ids = {row.object_id for row in inspection.dataset.objects}
     for found in inspection.worst_frames.worst:
         row = inspection.frames.slice(found.row, 1).to_pylist()[0]
         yield WorstFrame(
@@ -95,6 +105,9 @@ def worst_frames(inspection: Inspection) -> Iterator[WorstFrame]:
             band=str(row["band"]),
             date=calendar_date(row["mjd_tai"]) if 0 < (row["mjd_tai"] or 0) < LATEST_MJD else None,
             sha256=str(row["sha256"])[:SHA_DIGITS],
+            file=str(row["path"]).rpartition("/")[2],
+            url=web_address(row.get("url")),
+            object_id=row["first_object"] if row.get("first_object") in object_ids else "",
             found=found,
         )
 

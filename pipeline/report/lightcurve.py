@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 
 from pipeline.bands import Band
 from pipeline.report.measure import LightCurve, bands_of
-from pipeline.report.style import BAND_COLOUR, BAND_MARKER, FAINT, PAGE_WIDTH_IN, Picture, fixed_layout, picture
+from pipeline.report.style import (
+    BAND_COLOUR,
+    BAND_INK,
+    BAND_MARKER,
+    FAINT,
+    PAGE_WIDTH_IN,
+    Picture,
+    fixed_layout,
+    picture,
+)
 from pipeline.report.timeaxis import TimeAxis
 from pipeline.report.truth import Truth, host_flux, true_flux
 
@@ -43,7 +52,7 @@ def _panel(axes: Axes, curve: LightCurve, truth_M: Floats | None, band: Band, ax
     flux = band_flux(curve, truth_M, band)
     draw_truth(axes, axis, flux.truth_mjd, flux.truth_nmgy)
     draw_flux(axes, axis, flux.mjd, flux.flux_nmgy, flux.error_nmgy, band)
-    axes.set_title(band, color=BAND_COLOUR[band])
+    axes.set_title(band, color=BAND_INK[band])
     axis.dress(axes, max_labels=2)
     if flux.mjd.size:
         _show_at_least_a_tenth(axes)

@@ -11,17 +11,24 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import sep
 from numpy.typing import NDArray
 
 from pipeline.bands import BAND_ID, BANDS, Band
-from pipeline.forced import images_of, point_source_aperture
+from pipeline.forced import Images, images_of, point_source_aperture
 from pipeline.manifest import Dataset, ObjectRow
+from pipeline.photometry import usable_pixels
 from pipeline.sequences import MaskBit, Sequence
 
 Floats = NDArray[np.float64]
 
 MAX_MEASURED: Final = 400
 """A page about a large dataset measures this many objects, evenly drawn: enough for every histogram, in ten seconds."""
+CENTROID_RADIUS_ARCSEC: Final = 3.0
+WINDOW_ARCSEC: Final = 1.0
+"""Standard deviation of the Gaussian window of a centroid."""
+MIN_SIGNIFICANCE: Final = 10.0
+"""Of the light about the middle, for its centroid to mean something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,8 @@ class LightCurve:
     masked_fraction_M: Floats
     """Part of the covered pixels that the survey's masks name; NaN where nothing is covered."""
     zp_offset_mag_M: NDArray[np.float32]
+    off_middle_arcsec: float
+    """How far from the middle the light is, of all images together; NaN where too little of it is seen."""
 
     def in_band(self, band: Band) -> NDArray[np.bool_]:
         """Images of `band`."""
@@ -83,7 +92,29 @@ def measure(row: ObjectRow, sequence: Sequence) -> LightCurve:
         coverage_M=sequence.coverage,
         masked_fraction_M=masked_fraction(sequence.mask),
         zp_offset_mag_M=sequence.zp_offset_mag,
+        off_middle_arcsec=off_middle(images, np.isin(sequence.band_id, [BAND_ID[band] for band in ("g", "r", "i")])),
     )
+
+
+def off_middle(images: Images, use_M: NDArray[np.bool_]) -> float:
+    """How far the light is from the middle [arcsec] in the mean of these images; NaN where it is lost in the noise.
+
+    The windowed centroid of Source Extractor, which finds its way from the middle to what shines beside it.
+    """
+    usable_MHW = usable_pixels(images.image_MHW[use_M], images.variance_MHW[use_M], images.mask_MHW[use_M])
+    n_HW = usable_MHW.sum(axis=0)
+    if not n_HW.size or not n_HW.all():
+        return float("nan")
+    mean_HW = np.where(usable_MHW, images.image_MHW[use_M], 0).sum(axis=0, dtype=np.float64) / n_HW
+    mean_HW -= np.median(mean_HW)
+    middle = (np.array(mean_HW.shape) - 1) / 2
+    radius_px = CENTROID_RADIUS_ARCSEC / images.pixel_scale_arcsec
+    flux, *_ = sep.sum_circle(mean_HW, middle[1:], middle[:1], radius_px)
+    noise = 1.4826 * float(np.median(np.abs(mean_HW)))
+    if not flux[0] > MIN_SIGNIFICANCE * noise * np.sqrt(np.pi) * radius_px:
+        return float("nan")
+    x, y, _ = sep.winpos(mean_HW, middle[1:], middle[:1], np.array([WINDOW_ARCSEC / images.pixel_scale_arcsec]))
+    return float(np.hypot(x[0] - middle[1], y[0] - middle[0]) * images.pixel_scale_arcsec)
 
 
 def masked_fraction(mask_MHW: NDArray[np.uint8]) -> Floats:

@@ -20,7 +20,7 @@ from pipeline.report.inspection import SHA_DIGITS, Inspection
 from pipeline.report.measure import LightCurve, measure
 from pipeline.report.objects import MASK_COLOURS, MAX_EPOCHS, epochs_of, strip_figure
 from pipeline.report.outliers import Outlier, magnitude
-from pipeline.report.style import BAND_COLOUR, Picture, house_style
+from pipeline.report.style import BAND_INK, Picture, house_style
 from pipeline.report.template import write_page
 from pipeline.report.timeaxis import calendar_date
 from pipeline.report.truth import Truth
@@ -120,7 +120,7 @@ def _content(
         "median_seeing_arcsec": _median(curve.psf_fwhm_arcsec_M),
         "median_masked": _median(curve.masked_fraction_M),
         "mean_coverage": float(sequence.coverage.mean()) if len(sequence) else float("nan"),
-        "band_colour": BAND_COLOUR,
+        "band_ink": BAND_INK,
         "mask_colours": MASK_COLOURS,
         "written_by": software_version(),
     }

@@ -17,7 +17,7 @@ from pipeline.bands import BAND_ID, BANDS, Band
 from pipeline.manifest import Dataset
 from pipeline.report.lightcurve import light_curve_figure
 from pipeline.report.measure import LightCurve
-from pipeline.report.style import BAND_COLOUR, FAINT, PAGE_WIDTH_IN, Picture, picture
+from pipeline.report.style import BAND_INK, FAINT, PAGE_WIDTH_IN, Picture, picture
 from pipeline.report.timeaxis import calendar_date
 from pipeline.report.truth import Truth
 from pipeline.sequences import MaskBit, Sequence
@@ -120,7 +120,7 @@ def strip_drawing(sequence: Sequence, epochs: NDArray[np.int64], *, n_columns: i
     # Plain words instead of ticks: a third of the time, and a large report has hundreds of strips.
     for place, band in enumerate(bands):
         style: dict[str, Any] = {
-            "color": BAND_COLOUR[band],
+            "color": BAND_INK[band],
             "fontsize": 9,
             "fontweight": "bold",
             "ha": "right",

@@ -19,6 +19,7 @@ from pipeline.report.outliers import magnitude
 from pipeline.report.style import (
     ACCENT,
     BAND_COLOUR,
+    BAND_INK,
     BAND_MARKER,
     PAGE_WIDTH_IN,
     Picture,
@@ -49,7 +50,7 @@ class Condition:
 CONDITIONS: Final = (
     Condition("seeing", "PSF width (FWHM) [″]", ".2f", False, lambda curve: curve.psf_fwhm_arcsec_M.astype(np.float64)),
     Condition("sky", "mag / arcsec²", ".2f", False, lambda curve: magnitude(curve.sky_nmgy_arcsec2_M)),
-    Condition("zero point", "offset of stars [mag]", "+.3f", False, lambda curve: curve.zp_offset_mag_M),
+    Condition("zero point", "offset of stars [mag]", "+z.3f", False, lambda curve: curve.zp_offset_mag_M),
     Condition("masks", "masked pixels [%]", ".1f", True, lambda curve: 100 * curve.masked_fraction_M),
     Condition("coverage", "covered pixels [%]", ".1f", True, lambda curve: 100 * curve.coverage_M),
 )
@@ -66,9 +67,7 @@ def conditions_figure(curves: Sequence[LightCurve]) -> Picture:
         _histograms(column.tolist(), {band: in_band(curves, of_all, band) for band in bands}, condition)
     panels[0, 1].invert_xaxis()
     for axes, band in zip(panels[:, 0], bands, strict=True):
-        axes.set_ylabel(
-            band, rotation=0, color=BAND_COLOUR[band], fontweight="bold", fontsize=10, ha="right", va="center"
-        )
+        axes.set_ylabel(band, rotation=0, color=BAND_INK[band], fontweight="bold", fontsize=10, ha="right", va="center")
     return picture(
         figure, f"Histograms of {', '.join(condition.title for condition in CONDITIONS)} of all images per band"
     )
@@ -98,7 +97,7 @@ def _histograms(column: Sequence[Axes], values: Mapping[Band, Floats], condition
 
 
 def cadence_figure(frames: pa.Table) -> Picture:
-    """When the frames were taken, in which seeing: each, or where there are many, the median of each night."""
+    """When the frames were taken, in which seeing: each, or of many the median and extremes of each night."""
     band_F = np.asarray(frames["band"].to_numpy()).astype("U1")
     mjd_F = frames["mjd_tai"].to_numpy().astype(np.float64)
     width_F = frames["psf_fwhm_arcsec"].to_numpy().astype(np.float64)
@@ -109,8 +108,10 @@ def cadence_figure(frames: pa.Table) -> Picture:
     for band in BANDS:
         use = known_F & (band_F == band)
         if axis is not None and use.any():
-            nightly = frames.num_rows > MAX_POINTS
-            mjd, width = _nights(mjd_F[use], width_F[use]) if nightly else (mjd_F[use], width_F[use])
+            mjd, width = mjd_F[use], width_F[use]
+            if frames.num_rows > MAX_POINTS:
+                mjd, width, least, most = _nights(mjd, width)
+                axes.vlines(axis.position(mjd), least, most, color=BAND_COLOUR[band], linewidth=0.6, alpha=0.6)
             axes.plot(
                 axis.position(mjd),
                 width,
@@ -124,20 +125,21 @@ def cadence_figure(frames: pa.Table) -> Picture:
             )
     if axis is not None:
         axis.dress(axes, max_labels=9)
+        figure.legend(loc="outside right center", handletextpad=0.1)
     axes.set_ylabel("PSF width (FWHM) [arcsec]")
-    axes.set_title("frames in time" if frames.num_rows <= MAX_POINTS else "frames in time, medians of each night")
+    axes.set_title(
+        "frames in time" if frames.num_rows <= MAX_POINTS else "frames in time, medians and extremes of each night"
+    )
     axes.grid(axis="y")
-    figure.legend(loc="outside right center", handletextpad=0.1)
     return picture(figure, "PSF width of the frames against the date they were taken")
 
 
-def _nights(mjd: Floats, values: Floats) -> tuple[Floats, Floats]:
-    """Median time and value of each night."""
+def _nights(mjd: Floats, values: Floats) -> Floats:
+    """Median time, and median, least and largest value, of each night."""
     order = np.argsort(mjd, kind="stable")
     ends = np.flatnonzero(np.diff(np.floor(mjd[order]))) + 1
     parts = zip(np.split(mjd[order], ends), np.split(values[order], ends), strict=True)
-    medians = np.array([(np.median(times), np.median(found)) for times, found in parts])
-    return medians[:, 0], medians[:, 1]
+    return np.array([(np.median(times), np.median(found), found.min(), found.max()) for times, found in parts]).T
 
 
 def objects_figure(n_images: Sequence[int]) -> Picture:
@@ -151,5 +153,5 @@ def objects_figure(n_images: Sequence[int]) -> Picture:
     axes.set_xlabel("images, all bands together")
     axes.set_ylabel("objects")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return picture(figure, f"Histogram of images per object, from {low} to {high}")

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ReportError
-from pipeline.manifest import Dataset, open_dataset
+from pipeline.manifest import NO_MASK, NOTES, VANISHED, Dataset, open_dataset
 from pipeline.naming import SKIPS_FILE
 from pipeline.photometry import RADIUS_ARCSEC
 from pipeline.report.inspection import Inspection, inspect, worst_frames, worst_objects
@@ -31,6 +31,7 @@ from pipeline.version import software_version
 from pipeline.versions import read_record
 
 EXAMPLES_PER_REASON: Final = 3
+"""Reason of a row in skips.parquet about a frame that was cut all the same, as `pipeline.sources` has it."""
 MAX_REASONS: Final = 50
 
 
@@ -79,7 +80,7 @@ def write_report(
     opened = open_dataset(dataset)
     read = None if run is None else read_run(run, opened.info.dataset_id, opened.info.content_hash)
     injected = None if truth is None else read_truth(truth)
-    content = DatasetContent(inspect(opened), measure_all(opened), max_objects)
+    content = measure_dataset(opened, max_objects)
     write_dataset_page(out, content, run=read, truth=injected, seconds=seconds)
     return out
 
@@ -99,6 +100,12 @@ class DatasetContent:
     def examples(self) -> list[LightCurve]:
         """Those that are shown one by one."""
         return choose(self.curves, self.max_objects)
+
+
+def measure_dataset(dataset: Dataset, max_objects: int) -> DatasetContent:
+    """Measure light curves and inspect the dataset; raises as `write_report` does."""
+    curves = measure_all(dataset)
+    return DatasetContent(inspect(dataset, curves), curves, max_objects)
 
 
 def write_dataset_page(
@@ -122,6 +129,8 @@ def _content(
     """Everything that the template shows."""
     dataset, frames, curves = content.inspection.dataset, content.inspection.frames, content.curves
     skips = dataset.table(SKIPS_FILE)
+    groups = {group.reason: group for group in skip_groups(skips)}
+    notes = {reason: group for reason in NOTES if (group := groups.pop(reason, None))}
     return {
         "info": dataset.info,
         "title": dataset.info.survey.get("title", dataset.info.dataset_id),
@@ -130,7 +139,7 @@ def _content(
             "images": sum(row.n_images for row in dataset.objects),
             "frames": frames.num_rows,
             "bytes": pc.sum(frames["bytes"]).as_py() or 0,
-            "skips": skips.num_rows,
+            "skips": skips.num_rows - sum(group.count for group in notes.values()),
         },
         "written_by": software_version(),
         "classes": class_table(dataset),
@@ -144,7 +153,9 @@ def _content(
         **_truth_content(truth, curves),
         **_observations_content(dataset, curves, frames),
         **_run_content(run),
-        "skips": skip_groups(skips),
+        "skips": list(groups.values()),
+        "unmasked": notes.get(NO_MASK),
+        "vanished": notes.get(VANISHED),
         "archives": _archives(frames),
         "software": list(dataset.info.software | (run.record.software if run else {})),
         "survey_json": json.dumps(dataset.info.survey, indent=2, ensure_ascii=False),

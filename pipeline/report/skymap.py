@@ -50,7 +50,8 @@ def sky_map(ra_deg: Floats, dec_deg: Floats, n_images: NDArray[np.int64]) -> Pic
     axes.set_title("coverage")
     bar = figure.colorbar(points, cax=figure.add_axes((0.93, 0.17, 0.012, 0.72)))
     bar.outline.set_visible(False)
-    bar.ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    bar.ax.yaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+    bar.ax.yaxis.set_major_formatter("{x:.0f}")
     bar.ax.set_title("images", fontsize=7.5, fontweight="normal")
     return picture(figure, f"Sky map of {len(ra_deg)} objects, coloured by their number of images")
 

@@ -18,6 +18,9 @@ BAND_COLOUR: Final[dict[Band, str]] = {"u": "#0c71ff", "g": "#49be61", "r": "#c6
 BAND_MARKER: Final[dict[Band, str]] = {"u": "o", "g": "^", "r": "v", "i": "s", "z": "*"}
 """Rubin Observatory's colour-blind-safe colours, with the symbols that go with them (https://rtn-045.lsst.io)."""
 
+BAND_INK: Final[dict[Band, str]] = {"u": "#0a63e0", "g": "#217a38", "r": "#c61c00", "i": "#876500", "z": "#c9217f"}
+"""The same hues dark enough to be read as text on white: 4.5 : 1 and more, as WCAG 2 asks."""
+
 INK: Final = "#1d2733"
 FAINT: Final = "#8794a3"
 GRID: Final = "#e4e8ed"
@@ -74,8 +77,8 @@ class Picture:
     """data: URI of an SVG file."""
     alt: str
     """What it shows, for those who do not see it."""
-    width_percent: float
-    """Of the page."""
+    width_part: float
+    """Of the page, up to 1."""
 
 
 def fixed_layout(
@@ -91,4 +94,4 @@ def picture(figure: Figure, alt: str) -> Picture:
     buffer = BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     uri = "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Picture(uri=uri, alt=alt, width_percent=min(100.0, 100 * figure.get_figwidth() / PAGE_WIDTH_IN))
+    return Picture(uri=uri, alt=alt, width_part=min(1.0, figure.get_figwidth() / PAGE_WIDTH_IN))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline.bands import BAND_ID, Band
 from pipeline.errors import ReportError
 from pipeline.report.measure import LightCurve, bands_of
-from pipeline.report.style import BAND_COLOUR, FAINT, INK, PAGE_WIDTH_IN, Picture, picture
+from pipeline.report.style import BAND_COLOUR, BAND_INK, FAINT, INK, PAGE_WIDTH_IN, Picture, picture
 
 Floats = NDArray[np.float64]
 
@@ -190,7 +190,7 @@ def _flux_panel(axes: Axes, comparison: Comparison) -> None:
     for set_ticks in (axes.set_xticks, axes.set_yticks):
         set_ticks([0.0, *decades], ["0", *(f"{decade:g}" for decade in decades)])
     axes.minorticks_off()
-    axes.set_title(comparison.band, color=colour)
+    axes.set_title(comparison.band, color=BAND_INK[comparison.band])
     axes.set_xlabel("injected [nMgy]")
 
 

@@ -151,11 +151,18 @@ def _print_changes(changes: Changes, old: Dataset, new: Dataset) -> None:
 @click.option("--unfinished", is_flag=True, help="Remove what broken-off builds have left, too.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @as_json
-def gc(survey: str, root: str, keep: int, as_json: bool, **options: bool) -> None:
+def gc(survey: str, root: str, keep: int, as_json: bool, damaged: bool, unfinished: bool, dry_run: bool) -> None:
     """Remove SURVEY's versions before the newest KEEP. The latest stays, and what a run below ROOT was trained on."""
     used = {dataset.removeprefix(f"{survey}-") for dataset in datasets_of_runs(Path(root))}
-    done = collect(survey_dir(Path(root), survey), keep, protected=used, **options)
-    show({"dry_run": options["dry_run"], **asdict(done)}, as_json=as_json)
+    done = collect(
+        survey_dir(Path(root), survey),
+        keep,
+        protected=used,
+        damaged=damaged,
+        unfinished=0 if unfinished else None,
+        dry_run=dry_run,
+    )
+    show({"dry_run": dry_run, **asdict(done)}, as_json=as_json)
 
 
 @command.command("verify")

@@ -53,7 +53,8 @@ def export(path: Path, out: Path, layout: str, dtype: str, variance: bool, mask:
 def lightcurves(path: Path, out: Path, background: str, as_json: bool) -> None:
     """Measure the flux at the object's place in every image of DATASET, and write one row per image.
 
-    Fluxes are total: the host galaxy is in them.
+    Fluxes are total: the host galaxy is in them. In matched fluxes it is the same constant in any seeing; PSF fluxes
+    follow the seeing where `flags` say EXTENDED.
     """
     from pipeline.lightcurvefile import write_light_curves
 

@@ -80,7 +80,7 @@ def bring_up_to_date(
         with exclusive(plan):
             outlook = hold_against_versions(plan, archive)
             if outlook.parent is not None and outlook.nothing_to_do:
-                adopt(plan, outlook.parent)
+                adopt(plan, outlook.parent, max_removed=max_removed)
                 return outlook.parent
             take_over(plan, outlook)
             results = [

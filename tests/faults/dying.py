@@ -8,18 +8,19 @@ import signal
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from tests.faults.conftest import build, refresh
 
 
-def run(url: str, root: Path, again: bool, die_at_sync: int) -> None:
+def run(url: str, root: Path, again: bool, die_at_sync: int, changes: dict[str, Any] | None) -> None:
     """Build or refresh; with `die_at_sync`, die at that call of fsync, when something is about to become lasting."""
     if die_at_sync:
         _die_at(die_at_sync)
     if again:
-        refresh(url, root)
+        refresh(url, root, changes=changes)
     else:
-        build(url, root, cell_width_deg=0.06)
+        build(url, root, cell_width_deg=0.06, changes=changes)
 
 
 def _die_at(count: int) -> None:
@@ -35,11 +36,13 @@ def _die_at(count: int) -> None:
     os.fsync = counting
 
 
-def start(url: str, root: Path, *, again: bool = False, die_at_sync: int = 0) -> BaseProcess:
+def start(
+    url: str, root: Path, *, again: bool = False, die_at_sync: int = 0, changes: dict[str, Any] | None = None
+) -> BaseProcess:
     """Start a build, or a refresh with `again`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.faults.dying", "pipeline.simulate.archive"])
-    process = context.Process(target=run, args=(url, root, again, die_at_sync))
+    process = context.Process(target=run, args=(url, root, again, die_at_sync, changes))
     process.start()
     return process
 

@@ -16,10 +16,12 @@ from pipeline.manifest import file_sha256, open_dataset
 from pipeline.naming import LEDGER_FILE
 from pipeline.simulate.server import ArchiveServer
 from pipeline.sums import files_below
+from pipeline.survey import CalibrationConfig
 from pipeline.verify import verify_dataset
 from pipeline.versions import versions
 from tests.faults.conftest import build_cells_without_lock
 from tests.faults.dying import finish, kill_after, start
+from tests.faults.test_refresh import FIELDS, NEWEST, hide_run
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,32 @@ def test_publishing_may_die_at_any_step(undisturbed: Undisturbed, tmp_path: Path
 @pytest.mark.slow
 def test_publishing_may_die_at_every_step(undisturbed: Undisturbed, tmp_path: Path) -> None:
     assert die_while_publishing(undisturbed, tmp_path, every=1) > 15
+
+
+@pytest.mark.slow
+def test_a_refresh_that_keeps_images_may_die_at_any_step(tiny_archive: Path, tmp_path: Path) -> None:
+    """A night comes: cells are linked, read, merged with its images and published."""
+    how = {"calibration": CalibrationConfig(reference="none")}
+    shutil.copytree(tiny_archive, archive := tmp_path / "archive")
+    fields = (archive / FIELDS).read_bytes()
+    with ArchiveServer(archive) as server:
+        hide_run(archive, NEWEST)
+        finish(start(server.url, tmp_path / "before", changes=how))
+        (archive / FIELDS).write_bytes(fields)
+        shutil.copytree(tmp_path / "before", tmp_path / "whole")
+        finish(start(server.url, tmp_path / "whole", again=True, changes=how))
+        expected = sha256_of_all(tmp_path / "whole" / "datasets/tiny")
+        for count in range(5, 400, 9):
+            shutil.copytree(tmp_path / "before", root := tmp_path / str(count))
+            process = start(server.url, root, again=True, die_at_sync=count, changes=how)
+            process.join()
+            assert_nothing_wrong_shows(root)
+            if process.exitcode == 0:
+                break
+            finish(start(server.url, root, again=True, changes=how))
+            assert sha256_of_all(root / "datasets/tiny") == expected
+            shutil.rmtree(root)
+    assert count > 100
 
 
 @pytest.mark.slow

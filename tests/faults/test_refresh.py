@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.cells import CellProgress
+from pipeline.archive import Archive
+from pipeline.build import prepare
+from pipeline.cells import CellProgress, build_cell
 from pipeline.differences import Changes, compare, read_changes
-from pipeline.errors import DatasetError
+from pipeline.errors import DatasetError, NotInArchive
 from pipeline.manifest import Dataset, open_dataset
+from pipeline.naming import cache_dir
+from pipeline.publish import publish
 from pipeline.simulate.server import ArchiveServer, Request
 from pipeline.starcatalog import write_catalogue
 from pipeline.survey import CalibrationConfig, SplitConfig
 from pipeline.verify import verify_dataset
 from pipeline.versions import versions
-from tests.faults.conftest import build, refresh
+from tests.faults.conftest import IMPATIENT, build, refresh, survey_at
 
 MASTER = "sas/dr10/boss/papers/supernova/sdsssn_master.dat2"
 FIELDS = "stripe82/Field.csv"
@@ -243,6 +248,76 @@ def test_labels_change_and_objects_come_and_go(site: Site) -> None:
     assert third.path == first.path, "the same content is the same version"
     assert site.latest.path == first.path
     assert compare(second, third).counts["added"] == 1
+    master.write_text(text)
+    with pytest.raises(DatasetError, match=r"1 of the 14 objects of tiny-\w+ would be gone.*--max-removed"):
+        site.refresh()  # though a version without it is there already
+    assert site.latest.path == first.path
+
+
+def test_a_list_that_is_gone_is_an_error_a_server_that_is_out_is_not(site: Site) -> None:
+    """A page of apologies in its place counts as the latter; the copy of the last run serves on."""
+    first, master = site.latest, site.archive / MASTER
+    master.write_text("<html>down for maintenance</html>")
+    assert site.refresh().path == first.path
+    master.rename(away := master.with_suffix(".away"))
+    try:
+        with pytest.raises(
+            NotInArchive, match=r"sdsssn_master.*404.*name one that is there: .* copy of an earlier run"
+        ):
+            site.refresh()
+    finally:
+        away.rename(master)
+
+
+def test_losses_do_not_hide_behind_gains(site: Site) -> None:
+    """Seven objects lose a night while others gain one: as many images as before."""
+    fields = (site.archive / FIELDS).read_bytes()
+    hide_run(site.archive, NEWEST)
+    site.refresh(max_removed=0.5)
+    (site.archive / FIELDS).write_bytes(fields)
+    hide_run(site.archive, "5582")
+    with pytest.raises(DatasetError, match=r"(\d+) of the 112 images of tiny-\w+ would be gone"):
+        site.refresh(max_removed=0.1)
+
+
+def test_files_that_are_lost_before_publication_are_made_anew_not_left_out(site: Site, tmp_path: Path) -> None:
+    survey = survey_at(site.server.url, 0.06, None)
+    with Archive(survey.archives, cache_dir(tmp_path), IMPATIENT) as archive, ThreadPoolExecutor(2) as executor:
+        plan = prepare(survey, tmp_path, archive)
+        results = [build_cell(cell, survey, archive, executor, plan.building, workers=2) for cell in plan.plan.cells]
+        lost = results[0].objects[0]["file"]
+        (plan.building / lost).unlink()
+        with pytest.raises(DatasetError, match=f"lacks 1 files that its cells have written, first {lost}"):
+            publish(plan, results, {})
+    assert verify_dataset(build(site.server.url, tmp_path, cell_width_deg=0.06).path) == []
+
+
+def test_an_old_version_that_rotted_stops_nothing(site: Site) -> None:
+    """Folds are taken from the versions that can be read."""
+    first = site.latest
+    second = site.refresh(changes={"splits": SplitConfig(folds=3, seed=5)})
+    rot(first.path / "manifest.parquet")
+    third = site.refresh(changes={"splits": SplitConfig(folds=3, seed=6)})
+    assert third.path != second.path
+    assert verify_dataset(third.path) == []
+
+
+def test_settings_that_decide_nothing_cut_nothing(site: Site) -> None:
+    archives = tuple(
+        one.model_copy(update={"max_file_mb": 128.0, "attempts": 3} | ({"sas_root": "x"} if one.name == "das" else {}))
+        for one in survey_at(site.server.url, 0.06, None).archives
+    )
+    assert site.refresh(changes={"archives": archives}).path == site.latest.path
+    assert len(version_names(site.latest)) == 1
+
+
+def test_another_radius_of_duplicates_moves_no_fold(site: Site) -> None:
+    first = site.latest
+    wider = {"splits": SplitConfig(folds=2, duplicate_radius_arcsec=2.5)}
+    site.refresh(changes=wider)
+    second = site.refresh(changes=wider | {"calibration": CalibrationConfig(reference="none")})
+    assert second.path != first.path
+    assert compare(first, second).counts["moved_fold"] == 0
 
 
 def test_new_labels_are_written_without_a_frame_as_cutting_would_write_them(site: Site, tmp_path: Path) -> None:

@@ -40,8 +40,18 @@ def test_the_build_publishes_a_dataset_that_verifies(published, root: Path) -> N
     assert published.counts["objects"] == 14
     assert published.skips["set-aside"] == 1
     assert (root / "datasets/tiny/latest").read_text().strip() == published.path.name
-    assert "Funding for the SDSS" in (published.path / "README.md").read_text()
+    assert "nothing here was seen in the sky" in (published.path / "README.md").read_text()
     assert set(open_dataset(published.path).info.software) >= {"python", "numpy", "astropy", "sep"}
+
+
+def test_frames_say_what_their_pixels_are_like_and_whom_they_show(published) -> None:  # type: ignore[no-untyped-def]
+    """A simulated frame has the noise that its variance says; one that was cut from it is named."""
+    dataset = open_dataset(published.path)
+    ids = {row.object_id for row in dataset.objects}
+    frames = [row for row in dataset.table("frames.parquet").to_pylist() if row["n_thumbnails"]]
+    assert len(frames) == 12
+    assert all(row["first_object"] in ids for row in frames)
+    assert all(0.8 < row["noise_ratio"] < 1.25 and abs(row["sky_offset"]) < 0.5 for row in frames)
 
 
 def test_building_the_same_again_changes_nothing(published, tiny_archive: Path, root: Path) -> None:  # type: ignore[no-untyped-def]
@@ -151,7 +161,7 @@ def test_train_fine_tune_evaluate_and_report(published, tiny_archive: Path, root
     trained = train_model(published.path, run, model="small", changes=SHORT)
     assert {model.fold for model in trained.models} == {0, 1}
     assert {model.step for model in fine_tune_model(published.path, run).models} == {"fine-tune"}
-    evaluation = evaluate_model(published.path, run)
+    evaluation = evaluate_model(published.path, run, report=True)
     assert evaluation.n_objects == 12  # AGN, Variable and spectroscopic supernovae
     assert {row["score"] for row in headline(evaluation)} == {"balanced accuracy", "macro f1", "accuracy"}
     assert json.loads((run / "config.json").read_text())["dataset_id"] == published.dataset_id
@@ -159,3 +169,7 @@ def test_train_fine_tune_evaluate_and_report(published, tiny_archive: Path, root
     text = page.read_text()
     assert published.dataset_id in text
     assert "<script" not in text
+    index = root / "reports" / "short" / "index.html"
+    linked = set(re.findall(r'href="(objects/[^"]+)"', index.read_text()))
+    assert len(linked) == 14
+    assert all((index.parent / link).is_file() for link in linked)

@@ -83,3 +83,13 @@ def test_simulated_data_are_not_sold_as_the_skys(content: dict[str, Any]) -> Non
     assert "Simulated images" in made_up["description"]
     assert "Simulated" not in content["description"]
     assert made_up["license"] != content["license"]
+    assert "isBasedOn" not in made_up
+    assert "simulated" in made_up["citeAs"]
+    assert not any(credit in json.dumps(made_up) for credit in ("sdss.org", "Sloan", "Sako"))
+
+
+def test_a_dataset_is_cited_by_its_id_and_sdss_is_its_source_not_its_creator(content: dict[str, Any]) -> None:
+    assert "tiny-0123456789ab" in content["citeAs"]
+    assert "Sako2018" in content["citeAs"]
+    assert "Sloan" not in json.dumps([content["creator"], content["url"]])
+    assert content["isBasedOn"]["creator"]["name"] == "Sloan Digital Sky Survey"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -10,12 +11,12 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from pipeline.lightcurves import LIGHT_CURVE_SCHEMA, PhotometryFlag
-from pipeline.manifest import FRAMES_SCHEMA, MANIFEST_SCHEMA, SKIPS_SCHEMA
+from pipeline.manifest import FRAMES_SCHEMA, MANIFEST_SCHEMA, NOTES, SKIPS_SCHEMA
 from pipeline.packing import pack_dataset
 from pipeline.planfile import PLAN_SCHEMA, PlanInfo
 from pipeline.selection import NOT_SELECTED
 from pipeline.sequences import COLUMNS, Sequence
-from pipeline.sources import BAD_ZEROPOINT, LOW_COVERAGE, NO_MASK, NOT_IN_ARCHIVE, VANISHED
+from pipeline.sources import BAD_ZEROPOINT, LOW_COVERAGE, NOT_IN_ARCHIVE
 from pipeline.sums import write_sums
 from pipeline.survey import SurveyConfig, load_survey
 from pipeline.thumbnails import target_wcs_header
@@ -76,9 +77,11 @@ def test_the_guide_of_the_format_names_every_column_unit_and_reason():
     units = {column.unit for column in COLUMNS.values()} - {""}
     sources = "".join(file.read_text(encoding="utf-8") for file in (PROJECT / "pipeline").glob("*.py"))
     reasons = set(re.findall(r'(?:\bSkip|_skipped)\(\s*"([a-z-]+)"', sources))
-    reasons |= {NOT_IN_ARCHIVE, NO_MASK, NOT_SELECTED, LOW_COVERAGE, BAD_ZEROPOINT, VANISHED}
+    reasons |= {NOT_IN_ARCHIVE, NOT_SELECTED, LOW_COVERAGE, BAD_ZEROPOINT, *NOTES}
     assert len(reasons) > 10
     assert sorted(name for name in columns | units | reasons if f"`{name}`" not in text) == []
+    on_cards = tomllib.loads((PROJECT / "data_manifest" / "card_texts.toml").read_text(encoding="utf-8"))["reasons"]
+    assert reasons - set(NOTES) <= set(on_cards)
 
 
 def test_the_guide_of_the_plan_names_every_column_and_key():

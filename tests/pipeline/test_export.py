@@ -51,7 +51,7 @@ def test_every_value_comes_back(
             sequence = dataset.sequence(row)
             seen.append(row.object_id)
             assert split == (f"fold_{row.fold}" if row.fold >= 0 else "unlabelled")
-            for name in ("class_name", "confirmation", "ra_deg", "dec_deg", "fold", "group", "n_images"):
+            for name in ("class_name", "confirmation", "ra_deg", "dec_deg", "fold", "group", "step", "n_images"):
                 assert found[name] == getattr(row, name)
             for name in set(COLUMNS) & set(found):
                 expected = getattr(sequence, name)

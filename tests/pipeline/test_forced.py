@@ -5,14 +5,24 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import galsim
 import numpy as np
 import pytest
 from astropy.io import fits
 
-from pipeline.forced import Images, forced_photometry, images_of, local_background, point_source_aperture, psf_fluxes
+from pipeline.forced import (
+    MATCHED_LEFT,
+    Images,
+    forced_photometry,
+    images_of,
+    local_background,
+    matched_fluxes,
+    point_source_aperture,
+    psf_fluxes,
+)
 from pipeline.identity import SHAPE
 from pipeline.lightcurves import PhotometryFlag
-from pipeline.photometry import SIGMA_RATIO, WING, psf_profile
+from pipeline.photometry import MATCHED_FWHM_ARCSEC, SIGMA_RATIO, WING, psf_profile
 from pipeline.sequences import MaskBit, Sequence
 from pipeline.survey import ThumbnailConfig
 from pipeline.thumbnails import cut_thumbnails
@@ -26,9 +36,24 @@ SIZE = 32
 
 def star(fwhm: float, flux: float, size: int = SIZE) -> np.ndarray:
     """By GalSim, float64: of the effective width, in the middle."""
-    return drawn(
-        flux * double_gaussian(fwhm / fine_width(double_gaussian(1, SIGMA_RATIO, WING)), 2.3, 0.08), size, SCALE
-    )
+    return drawn(flux * typical_psf(fwhm), size, SCALE)
+
+
+def typical_psf(fwhm: float) -> galsim.GSObject:
+    """A double Gaussian of this effective width."""
+    return double_gaussian(fwhm / fine_width(double_gaussian(1, SIGMA_RATIO, WING)), 2.3, 0.08)
+
+
+def host(flux: float) -> galsim.GSObject:
+    """An inclined disk whose middle is 1.3 arcsec beside the object."""
+    disk = galsim.Exponential(half_light_radius=1.5, flux=flux)
+    return disk.shear(q=0.5, beta=40 * galsim.degrees).shift(1.2, -0.5)
+
+
+def in_gaussian(light: galsim.GSObject) -> float:
+    """Its flux where each place counts as much as a Gaussian with a peak of 1 about the object says, by GalSim."""
+    peak = drawn(galsim.Convolve(light, galsim.Gaussian(fwhm=MATCHED_FWHM_ARCSEC)), 33, 0.05)[16, 16] / 0.05**2
+    return float(peak * 2 * np.pi * MATCHED_FWHM_ARCSEC**2 / (8 * np.log(2)))
 
 
 def quiet(n_images: int = 6, size: int = SIZE) -> Sequence:
@@ -80,13 +105,43 @@ def test_stars_have_their_flux_and_errors_their_size(fwhm: float) -> None:
         image_MHW = truth_HW + rng.normal(size=shape) * np.sqrt(variance_HW)
         images = images_from(image_MHW, np.broadcast_to(variance_HW, shape), fwhm)
         background = local_background(images)
-        for measure in (point_source_aperture, psf_fluxes):
+        for measure in (point_source_aperture, psf_fluxes, matched_fluxes):
             for given in (None, background):
                 measured_M, error_M, _ = measure(images, given)
                 pull_M = (measured_M - flux) / error_M
                 assert abs(pull_M.mean()) < 4 / np.sqrt(n_images) + 5e-4 * flux / error_M.mean()
                 # SEP's convention for the aperture's error counts the pixels on its rim a little too much.
                 assert pull_M.std() == pytest.approx(1, abs=0.05)
+
+
+def test_a_host_is_the_same_constant_in_whatever_seeing() -> None:
+    """What varies by the matched flux is the point source; the PSF flux, which follows the seeing, is flagged.
+
+    The constant of the matched flux is what GalSim says of the host without any PSF.
+    """
+    widths = np.array([0.9, 1.2, 1.5, 1.8, 2.2, 2.7])
+    fluxes = np.array([0.0, 3.0, 9.0, 6.0, 1.0, 0.0])
+    scene = [
+        drawn(galsim.Convolve(typical_psf(width), host(60.0)), SIZE, SCALE) + star(width, flux)
+        for width, flux in zip(widths, fluxes, strict=True)
+    ]
+    sequence = dataclasses.replace(with_image(quiet(6), np.stack(scene)), psf_fwhm_arcsec=widths.astype(np.float32))
+    sequence.band_id[:] = 2
+    measured = forced_photometry(sequence)
+    np.testing.assert_allclose(measured.matched_flux_M - fluxes, in_gaussian(host(60.0)), rtol=1e-3)
+    assert np.ptp(measured.aperture_flux_M - fluxes) < 0.06 * 60
+    assert np.ptp(measured.psf_flux_M - fluxes) > 0.3 * 60
+    assert measured.flags_M.tolist() == [PhotometryFlag.EXTENDED] * 6
+
+
+@pytest.mark.parametrize(("wing", "flux"), [(WING, 500.0), (0.14, 500.0), (WING, 0.0)])
+def test_a_star_is_not_extended_though_its_wings_are_and_nothing_is_neither(wing: float, flux: float) -> None:
+    """PSFs with as much wing as any real one, whose fit lacks some per cent, in noise."""
+    rng = np.random.default_rng(4)
+    psf = double_gaussian(1.0, SIGMA_RATIO, wing)
+    sequence = with_image(quiet(200), drawn(flux * psf, SIZE, SCALE) + rng.normal(size=(200, SIZE, SIZE)))
+    sequence = dataclasses.replace(sequence, psf_fwhm_arcsec=np.full(200, fine_width(psf), np.float32))
+    assert not (forced_photometry(sequence).flags_M & PhotometryFlag.EXTENDED).any()
 
 
 def test_a_variance_that_follows_the_noise_does_not_draw_fluxes_down() -> None:
@@ -115,7 +170,7 @@ def test_a_fit_leaves_out_what_is_masked_as_least_squares_written_out_does() -> 
 
 
 def test_flags_say_why_a_flux_is_not_there() -> None:
-    sequence = with_image(quiet(8), np.broadcast_to(star(1.4, 50.0), (8, SIZE, SIZE)).copy())
+    sequence = with_image(quiet(10), np.broadcast_to(star(1.4, 50.0), (10, SIZE, SIZE)).copy())
     sequence.mask[1, 15, 20] = MaskBit.SATUR
     sequence.mask[2, :, 20:] = MaskBit.UNCOVERED
     sequence.psf_fwhm_arcsec[3] = np.nan
@@ -123,6 +178,9 @@ def test_flags_say_why_a_flux_is_not_there() -> None:
     sequence.zp_flags[5] = ZeropointFlag.CHECKED | ZeropointFlag.BEYOND_LIMIT
     sequence.mask[6, 0, 0] = MaskBit.GHOST
     sequence.mask[7] = MaskBit.UNCOVERED
+    sequence.psf_fwhm_arcsec[8] = 2.9
+    sequence.psf_fwhm_arcsec[9] = 1.8
+    sequence.mask[9, np.hypot(*(np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2)) > 8.3] = MaskBit.CR
     sequence.image[(sequence.mask & MaskBit.UNCOVERED) > 0] = np.nan
     sequence.variance[(sequence.mask & MaskBit.UNCOVERED) > 0] = np.nan
     sequence.noise_factor[7] = np.nan
@@ -131,17 +189,23 @@ def test_flags_say_why_a_flux_is_not_there() -> None:
     assert [PhotometryFlag(int(flags)) for flags in measured.flags_M] == [
         flag(0),
         flag.MASKED,
-        flag.UNCOVERED,
+        flag.UNCOVERED | flag.NOT_MATCHED,
         flag.PSF_UNKNOWN,
-        flag.MASKED | flag.PSF_LOST,
+        flag.MASKED | flag.PSF_LOST | flag.NOT_MATCHED,
         flag.ZEROPOINT,
         flag(0),
-        flag.UNCOVERED | flag.PSF_LOST,
+        flag.UNCOVERED | flag.PSF_LOST | flag.NOT_MATCHED,
+        flag.NOT_MATCHED,
+        flag.NOT_MATCHED,
     ]
-    assert np.isfinite(measured.aperture_flux_M).tolist() == [True, False, False, False, False, True, True, False]
-    assert np.isfinite(measured.psf_flux_M).tolist() == [True, True, True, False, False, True, True, False]
+    assert np.flatnonzero(np.isfinite(measured.aperture_flux_M)).tolist() == [0, 5, 6, 8, 9]
+    assert np.flatnonzero(np.isfinite(measured.psf_flux_M)).tolist() == [0, 1, 2, 5, 6, 8, 9]
+    assert np.flatnonzero(np.isfinite(measured.matched_flux_M)).tolist() == [0, 5, 6]
     np.testing.assert_allclose(measured.psf_flux_M[[0, 1, 2, 5, 6]], 50.0, rtol=1e-3)
-    assert (np.isfinite(measured.psf_error_M) == np.isfinite(measured.psf_flux_M)).all()
+    np.testing.assert_allclose(measured.matched_flux_M[[0, 5, 6]], 50.0, rtol=1e-3)
+    for kind in ("psf", "matched"):
+        flux_M, error_M = (getattr(measured, f"{kind}_{what}_M") for what in ("flux", "error"))
+        assert (np.isfinite(error_M) == np.isfinite(flux_M)).all()
 
 
 def test_a_local_background_is_taken_off_and_its_want_is_said() -> None:
@@ -163,7 +227,7 @@ def test_thumbnails_larger_or_smaller_than_usual_and_none_at_all() -> None:
     small = with_image(quiet(2, 12), np.broadcast_to(star(1.4, 50.0, 12), (2, 12, 12)))
     measured = forced_photometry(small)
     np.testing.assert_allclose(measured.psf_flux_M, 50.0, rtol=1e-3)
-    assert measured.flags_M.tolist() == [PhotometryFlag.UNCOVERED] * 2
+    assert measured.flags_M.tolist() == [PhotometryFlag.UNCOVERED | PhotometryFlag.NOT_MATCHED] * 2
     assert np.isnan(measured.aperture_flux_M).all()
     assert forced_photometry(make_sequence(0)).flags_M.shape == (0,)
 
@@ -187,6 +251,25 @@ def test_the_survey_s_own_psfs_lose_little(real_data: Path) -> None:
             assert 0.95 < flux_M[0] < 1
 
 
+def test_a_host_under_the_survey_s_own_psfs_is_a_constant_to_two_per_cent(real_data: Path) -> None:
+    """Whatever the shapes of real PSFs, of 1.1 to 1.8 arcsec: stars and hosts scatter by it, no more."""
+    found = []
+    for file in sorted((real_data / "archive").rglob("psField-*.fit")):
+        for band in range(5):
+            star_HW = karhunen_loeve_psf(fits.getdata(file, band + 1))
+            psf = galsim.InterpolatedImage(galsim.ImageD(star_HW, scale=SCALE), flux=1)
+            width = float(fits.getdata(file, 6)[0]["psf_width"][band])
+            scene = np.stack([drawn(light, 50, SCALE) for light in (psf, galsim.Convolve(psf, host(1.0)))])
+            flux_S, _, left_S = matched_fluxes(images_from(scene, np.ones_like(scene), width))
+            assert (left_S > MATCHED_LEFT).all()
+            found.append(flux_S)
+    star_F, host_F = np.array(found).T
+    assert star_F.mean() == pytest.approx(1, abs=0.02)
+    assert host_F.mean() == pytest.approx(in_gaussian(host(1.0)), rel=0.03)
+    assert star_F.std() < 0.025
+    assert host_F.std() < 0.025 * host_F.mean()
+
+
 def karhunen_loeve_psf(rows: fits.FITS_rec, row: float = 744, column: float = 1024) -> np.ndarray:
     """The PSF in the middle of the field, of unit flux (https://www.sdss4.org/dr17/imaging/images/#psf)."""
     image = np.zeros((51, 51))
@@ -206,6 +289,6 @@ def test_errors_hold_on_resampled_noise(turn_deg: float, shift_px: float) -> Non
     ra_deg, dec_deg = wcs.wcs_pix2world(np.column_stack([x, y]), 0).T
     cut = cut_thumbnails(frame, ra_deg, dec_deg, ThumbnailConfig())
     images = images_from(cut.image_THW, cut.variance_THW / cut.noise_factor_T[:, None, None], 1.3)
-    for measure in (psf_fluxes, point_source_aperture):
+    for measure in (psf_fluxes, point_source_aperture, matched_fluxes):
         flux_M, error_M, _ = measure(images)
         assert (flux_M / error_M).std() == pytest.approx(1, abs=0.05)

@@ -45,14 +45,15 @@ def test_every_image_has_its_row(
         measured = forced_photometry(sequence, subtract_background=background)
         found = read_light_curve(out, row.object_id)
         assert found.num_rows == row.n_images
-        for name in ("mjd_tai", "run", "camcol", "field", "psf_fwhm_arcsec", "zp_offset_mag", "zp_flags"):
+        zeropoint = ("zp_offset_mag", "zp_error_mag", "zp_flags")
+        for name in ("mjd_tai", "run", "camcol", "field", "psf_fwhm_arcsec", *zeropoint):
             np.testing.assert_array_equal(found[name].to_numpy(), getattr(sequence, name))
         assert found["band"].to_pylist() == ["ugriz"[band_id - 1] for band_id in sequence.band_id]
         np.testing.assert_array_equal(found["flags"].to_numpy(), measured.flags_M)
-        np.testing.assert_array_equal(found["psf_flux_nmgy"].to_numpy(), measured.psf_flux_M.astype(np.float32))
-        np.testing.assert_array_equal(
-            found["aperture_flux_nmgy"].to_numpy(), measured.aperture_flux_M.astype(np.float32)
-        )
+        for kind in ("aperture", "psf", "matched"):
+            for what in ("flux", "error"):
+                expected = getattr(measured, f"{kind}_{what}_M").astype(np.float32)
+                np.testing.assert_array_equal(found[f"{kind}_{what}_nmgy"].to_numpy(), expected)
 
 
 def test_the_file_says_what_it_is_and_is_the_same_each_time(dataset: Dataset, tmp_path: Path) -> None:

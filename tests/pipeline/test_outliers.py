@@ -12,14 +12,21 @@ from pipeline.bands import BANDS
 from pipeline.manifest import FRAMES_SCHEMA, MANIFEST_SCHEMA
 from pipeline.report.outliers import (
     BEYOND,
+    FRAME_BRIGHT,
+    FRAME_LEVEL,
+    FRAME_MASKED,
+    FRAME_NOISE,
     FRAME_OFFSET,
+    FRAME_QUALITY,
     FRAME_SCATTER,
     FRAME_SEEING,
     FRAME_SKY,
+    FRAME_STARS,
     N_WORST,
     OBJECT_COVERAGE,
     OBJECT_MASKED,
     OBJECT_SEEING,
+    Column,
     Quantity,
     deviations,
     images_in,
@@ -46,11 +53,17 @@ def frames(n_per_band: int = 200) -> dict[str, np.ndarray]:
     place = np.tile(np.arange(5), n_per_band)
     n = len(place)
     return {
+        "run": np.arange(n),
         "band": np.array(BANDS)[place],
         "psf_fwhm_arcsec": 1.2 + 0.1 * place + 0.1 * rng.standard_normal(n),
         "sky_nmgy_arcsec2": np.array([1.4, 1.7, 3.8, 7.0, 20.0])[place] * rng.lognormal(0, 0.1, n),
         "zp_offset_mag": 0.02 + 0.01 * rng.standard_normal(n),
         "zp_scatter_mag": 0.02 + 0.002 * rng.standard_normal(n),
+        "quality": np.full(n, 3),
+        "zp_flags": np.ones(n, dtype=int),
+        "n_thumbnails": np.full(n, 50),
+        "noise_ratio": rng.lognormal(0, 0.006, n),
+        "sky_offset": 0.01 * rng.standard_normal(n),
     }
 
 
@@ -71,6 +84,55 @@ def test_an_injected_frame_comes_first_and_the_right_quantity_is_blamed(column, 
     assert (found.worst[0].row, found.worst[0].quantity) == (123, blamed)
     assert found.n_beyond == 1
     assert len(found.worst) == N_WORST
+
+
+PIXELS = [
+    ("noise_ratio", 0.001, FRAME_NOISE),
+    ("noise_ratio", 2.0, FRAME_NOISE),
+    ("sky_offset", -0.5, FRAME_LEVEL),
+    ("bright_excess", 0.2, FRAME_BRIGHT),
+    ("masked_excess", 0.9, FRAME_MASKED),
+    ("quality", 1, FRAME_QUALITY),
+    ("zp_flags", 8, FRAME_STARS),
+]
+
+
+@pytest.mark.parametrize(("column", "value", "blamed"), PIXELS)
+def test_a_frame_that_is_bad_in_its_pixels_comes_first(column, value, blamed):
+    columns = frames()
+    columns.setdefault(column, np.zeros(len(columns["band"])))[123] = value
+    found = rank_frames(table(columns, FRAMES_SCHEMA))
+    assert (found.worst[0].row, found.worst[0].quantity, found.n_beyond) == (123, blamed, 1)
+
+
+def test_what_rests_on_one_image_is_believed_less_than_what_rests_on_fifty():
+    columns = frames()
+    columns["n_thumbnails"][:500] = 1
+    columns["noise_ratio"][[7, 507]] = 0.8
+    found = rank_frames(table(columns, FRAMES_SCHEMA))
+    assert (found.worst[0].row, found.n_beyond) == (507, 1)
+
+
+def test_what_many_frames_have_is_no_reason_to_look():
+    columns = frames()
+    columns["quality"][::4], columns["zp_flags"][::3] = 1, 8
+    assert rank_frames(table(columns, FRAMES_SCHEMA)).n_beyond == 0
+
+
+def test_a_bad_stretch_of_one_run_is_one_line_and_hides_no_other_frame():
+    """Sixty frames in clouds, and one frame of another run out of focus, less than they are out of place."""
+    columns = frames()
+    columns["run"] = np.repeat(np.arange(10), 100)
+    columns["zp_offset_mag"][100:160] = np.linspace(0.5, 3.0, 60)
+    columns["psf_fwhm_arcsec"][123] = 2.6
+    columns["psf_fwhm_arcsec"][777] = 2.4
+    found = rank_frames(table(columns, FRAMES_SCHEMA))
+    first, second = found.worst[:2]
+    assert (first.row in range(155, 160), first.quantity, first.n_beyond) == (True, FRAME_OFFSET, 60)
+    assert (second.row, second.quantity, second.n_beyond) == (777, FRAME_SEEING, 1)
+    assert found.n_beyond == 61
+    lines = [(columns["run"][one.row], one.quantity) for one in found.worst]
+    assert len(lines) == len(set(lines))
 
 
 def test_what_is_bad_has_a_side():
@@ -122,11 +184,26 @@ def test_what_was_not_measured_is_no_outlier_and_hides_none():
 
 def test_a_table_of_an_older_schema_is_ranked_by_what_it_has():
     columns = frames()
-    del columns["zp_scatter_mag"]
+    for name in ("zp_scatter_mag", "noise_ratio", "sky_offset"):
+        del columns[name]
     columns["psf_fwhm_arcsec"][9] = 4.0
     older = pa.table({name: pa.array(values) for name, values in columns.items()})
     assert rank_frames(older).worst[0].row == 9
     assert rank_objects(pa.table({"object_id": ["1", "2"]})).worst == ()
+
+
+def test_rows_of_a_version_that_could_not_say_it_yet_are_null_and_no_outliers():
+    columns = frames()
+    whole = table(columns, FRAMES_SCHEMA)
+    for name in ("noise_ratio", "sky_offset", "bright_excess", "masked_excess"):
+        place = whole.column_names.index(name)
+        values = [None if row % 2 else 1.0 for row in range(whole.num_rows)]
+        whole = whole.set_column(place, name, pa.array(values, pa.float32()))
+    assert rank_frames(whole).n_beyond == 0
+
+
+def test_zero_has_no_sign():
+    assert FRAME_OFFSET.written(-0.0001) == "+0.000 mag"
 
 
 def test_no_rows_have_no_outliers():
@@ -167,7 +244,7 @@ def test_one_that_differs_from_equals_scores_its_distance(equal, n_equal, outlie
 def test_the_ranking_is_sorted_and_holds_the_worst(values, count):
     array = np.array(values, dtype=np.float64)
     quantity = Quantity("thing", "both", 0.5, "{:.1f}")
-    found = rank({quantity: array}, np.zeros(len(array), dtype=int), count)
+    found = rank({quantity: Column(array, np.zeros(len(array), dtype=int))}, count=count)
     scores = [outlier.score for outlier in found.worst]
     every = np.abs(deviations(array, np.zeros(len(array), dtype=int), 0.5)[0])
     np.testing.assert_array_equal(scores, [score for score in np.sort(every)[::-1][:count] if score > 0])

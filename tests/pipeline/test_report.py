@@ -121,11 +121,12 @@ def write_dataset(folder: Path, scale: float = 1.0) -> Path:
     skips = [
         {"reason": "low-coverage", "object_id": str(k), "frame": "94/301/1/12/r", "detail": HOSTILE} for k in range(7)
     ]
-    write_table(folder / SKIPS_FILE, [*skips, {**skips[0], "reason": "bad-coordinates"}], SKIPS_SCHEMA)
+    skips += [{**skips[0], "reason": reason} for reason in ("bad-coordinates", "no-mask", "no-mask")]
+    write_table(folder / SKIPS_FILE, skips, SKIPS_SCHEMA)
     frames = [
         dict.fromkeys(FRAMES_SCHEMA.names, 0)
         | {"archive": "das", "band": band, "path": f"{k}/{band}", "sha256": "0", "bytes": 2_000_000, "url": "u"}
-        | {"calibration_sha256": "1", "mask_sha256": ""}
+        | {"calibration_sha256": "1", "mask_sha256": "", "quality": 3, "noise_ratio": 1.0, "first_object": "690"}
         | {"run": 5000 + k, "psf_fwhm_arcsec": FWHM, "mjd_tai": mjd}
         for k, mjd in enumerate(NIGHTS)
         for band in BANDS
@@ -291,6 +292,7 @@ def test_the_page_says_what_is_in_the_files(made: Made) -> None:
     for said in (
         "4 objects", "40 SDSS frames", "80.0 MB", "simulate 41.5", open_dataset(made.dataset).info.content_hash,
         "0.600 [0.500, 0.700]", "always Variable", "20 test objects", "low-coverage 7", "bad-coordinates 1",
+        "left out 8", "is not: 8 in all", "Cut without the survey's masks: 2 frames, as 94/301/1/12/r.",
         "object 0 frame 94/301/1/12/r", "torch", "40 images in 8 epochs, 1998-09-25 to 2005-11-26",
     ):  # fmt: skip
         assert said in text

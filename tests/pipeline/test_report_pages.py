@@ -27,6 +27,7 @@ from pipeline.report.inspection import even_sample
 from pipeline.report.measure import masked_fraction, measure
 from pipeline.report.skymap import contiguous, sky_map
 from pipeline.report.style import Picture
+from pipeline.report.template import size
 from pipeline.sequences import MaskBit
 from s82.words.report import command
 from tests.pipeline.small import republish
@@ -114,8 +115,40 @@ def test_an_image_leads_to_the_frame_that_it_was_cut_from(folder: Folder) -> Non
 def test_the_worst_frame_is_named_with_its_reason(folder: Folder) -> None:
     text = folder.page("index.html").text
     assert "1 of 40 frames deserve a look" in text
-    assert re.search(r"5003/0/0 r 2005-09-24 c0ffee111111 seeing 9\.00″ 1\.30″ \d+\.\d", text)
+    assert re.search(r"5003/0/0 r 2005-09-24 c0ffee111111 690 seeing 9\.00″ 1\.30″ \d+\.\d 1 ", text)
     assert "0 of 4 objects" in text
+
+
+def test_the_worst_frame_leads_to_where_it_was_fetched_and_to_an_object_cut_from_it(tmp_path: Path) -> None:
+    """The object has a page, whatever else it is."""
+    dataset = write_dataset(tmp_path / "dataset")
+    known_frame(dataset)
+    row = next(row for row in pq.read_table(dataset / FRAMES_FILE).to_pylist() if row["sha256"] == SHA256)
+    index = write_pages(tmp_path / "pages", dataset, sample=0, max_objects=1).read_text(encoding="utf-8")
+    line = next(line for line in index.split("<tr>") if line.startswith("<th>5003/0/0"))
+    assert f'<a href="{row["url"]}" title="fpC-5003-r1.fit.gz" rel="noreferrer"' in line
+    assert '<a href="objects/690.html">690</a>' in line
+    assert (tmp_path / "pages" / "objects" / "690.html").is_file()
+
+
+@pytest.mark.filterwarnings("error")
+def test_frames_of_a_version_that_says_less_are_drawn(tmp_path: Path) -> None:
+    """Without the columns that came later, without a seeing and without a time: no link, no warning."""
+    dataset = write_dataset(tmp_path / "dataset")
+    table = pq.read_table(dataset / FRAMES_FILE)
+    later = ["noise_ratio", "sky_offset", "bright_excess", "masked_excess", "first_object", "url"]
+    unknown = pa.array(np.full(table.num_rows, np.nan), pa.float32())
+    older = table.drop_columns([*later, "psf_fwhm_arcsec"]).append_column("psf_fwhm_arcsec", unknown)
+    pq.write_table(older, dataset / FRAMES_FILE)
+    assert "0 of 40 frames" in Page(write_pages(tmp_path / "pages", dataset).read_text(encoding="utf-8")).text
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "written"),
+    [(0, "0.0 MB"), (80_000_000, "80.0 MB"), (2_800_000_000, "2.8 GB"), (2_940 * 10**9, "2.9 TB")],
+)
+def test_sizes_have_the_unit_that_fits(n_bytes: int, written: str) -> None:
+    assert " ".join(size(n_bytes)) == written
 
 
 @pytest.mark.parametrize("url", ["javascript:alert(1)", "file:///etc/passwd", "", None])

@@ -12,7 +12,7 @@ import pytest
 from pipeline.cache import PART_LIFE_S, PARTS, Cache
 from pipeline.errors import ConfigError
 from pipeline.ledger import Key, Origin
-from pipeline.naming import cache_dir, logs_dir, report_path, survey_dir
+from pipeline.naming import cache_dir, logs_dir, report_dir, survey_dir
 from pipeline.sums import write_sums
 from pipeline.upkeep import Cleared, clear_cache, clear_logs, clear_reports, clear_versions, surveys
 from pipeline.versions import point_latest, versions, write_record
@@ -36,13 +36,14 @@ def root(tmp_path: Path) -> Path:
 
 
 def page(root: Path, name: str) -> None:
-    file = report_path(root, name)
-    file.parent.mkdir(exist_ok=True)
-    file.write_text("<p>")
+    for file in ("index.html", "objects/739.html"):
+        path = report_dir(root, name) / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("<p>")
 
 
 def pages(root: Path) -> set[str]:
-    return {file.stem for file in report_path(root, "x").parent.iterdir()}
+    return {file.name for file in report_dir(root, "x").parent.iterdir()}
 
 
 def aged(file: Path, seconds: float) -> None:
@@ -56,9 +57,9 @@ def test_versions_go_and_their_pages_with_them(root: Path) -> None:
     assert clear_reports(root, dry_run=False) == Cleared(0, 0)
     assert clear_versions(root, 1, protected=["tiny-v1"], dry_run=False)["tiny"] == would
     assert [version.name for version in versions(survey_dir(root, "tiny"))] == ["v1", "v3"]
-    assert clear_reports(root, dry_run=True) == Cleared(1, 3)
+    assert clear_reports(root, dry_run=True) == Cleared(1, 6)
     assert pages(root) == before
-    assert clear_reports(root, dry_run=False) == Cleared(1, 3)
+    assert clear_reports(root, dry_run=False) == Cleared(1, 6)
     assert before - pages(root) == {"tiny-v2"}
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -133,9 +135,55 @@ def test_broken_off_builds_go_unless_they_run(survey_folder: Path) -> None:
         (survey_folder / name / "objects").mkdir(parents=True)
     with FileLock(survey_folder / BUILD_LOCK_FILE):
         assert collect(survey_folder, keep=9).builds_removed == ()
-        assert collect(survey_folder, keep=9, unfinished=True).builds_removed == ()
-    assert set(collect(survey_folder, keep=9, unfinished=True).builds_removed) == {".building-0123", ".building-4567"}
+        assert collect(survey_folder, keep=9, unfinished=0).builds_removed == ()
+    assert set(collect(survey_folder, keep=9, unfinished=0).builds_removed) == {".building-0123", ".building-4567"}
     assert list(survey_folder.glob(".building-*")) == []
+
+
+def test_only_builds_that_were_left_long_ago_go_by_themselves(survey_folder: Path) -> None:
+    for name, age_days in ((".building-0123", 40), (".building-4567", 2)):
+        (survey_folder / name / "cells").mkdir(parents=True)
+        for path in (survey_folder / name / "cells", survey_folder / name):
+            os.utime(path, (time.time() - age_days * 86400,) * 2)
+    assert collect(survey_folder, keep=9, unfinished=30).builds_removed == (".building-0123",)
+
+
+def test_a_version_that_somebody_linked_from_elsewhere_goes_without_what_it_points_to(
+    survey_folder: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "big" / "ccc"
+    elsewhere.parent.mkdir()
+    (survey_folder / "ccc").rename(elsewhere)
+    (survey_folder / "ccc").symlink_to(elsewhere)
+    assert "ccc" in collect(survey_folder, keep=1).removed
+    assert not (survey_folder / "ccc").is_symlink()
+    assert (elsewhere / "dataset.json").is_file()
+    assert list(survey_folder.glob(".deleting-*")) == []
+
+
+def test_packs_go_with_their_versions_also_those_that_were_not_finished(survey_folder: Path, tmp_path: Path) -> None:
+    """The folder of packs may be on another disk; a pack that is being made is left alone."""
+    (packs := tmp_path / "packs").mkdir()
+    (survey_folder / "packs").symlink_to(packs)
+    for name in ("bbb-float16", "ccc-float16", ".ccc-float32.packing", "zzz-float16", ".zzz-float32.packing"):
+        (packs / name).mkdir()
+    for name in (".ccc-float32.journal", ".ccc-float32.lock", ".zzz-float32.lock"):
+        (packs / name).touch()
+    with FileLock(packs / ".zzz-float32.lock"):
+        collect(survey_folder, keep=1)
+    assert sorted(path.name for path in packs.iterdir()) == [".zzz-float32.lock", ".zzz-float32.packing", "bbb-float16"]
+
+
+def test_what_others_write_beside_versions_is_left_alone(survey_folder: Path) -> None:
+    """A killed export's folder, a table that is being written: only our own half-written records are swept."""
+    (survey_folder / ".export.x1.part").mkdir()
+    for name in (".curves.parquet.x.part", ".latest.x.part", "history/.aaa.json.x.part"):
+        (survey_folder / name).touch()
+    collect(survey_folder, keep=9)
+    assert (survey_folder / ".export.x1.part").is_dir()
+    assert (survey_folder / ".curves.parquet.x.part").is_file()
+    assert not (survey_folder / ".latest.x.part").exists()
+    assert not (survey_folder / "history/.aaa.json.x.part").exists()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from pipeline.astrometry import AsTrans
 from pipeline.bands import BAND_ID, BANDS
 from pipeline.forced import forced_photometry
+from pipeline.lightcurves import PhotometryFlag
 from pipeline.manifest import file_sha256
 from pipeline.naming import FRAMES_FILE, SKIPS_FILE
 from pipeline.photometry import aperture_fluxes
@@ -92,7 +93,7 @@ def test_star_fluxes_agree_with_the_catalogue(real_build: RealBuild, psf_rows: d
 
 @pytest.mark.parametrize("band", BANDS)
 def test_forced_photometry_of_stars(real_build: RealBuild, band: str) -> None:
-    """Aperture fluxes as the catalogue's within 4 %; PSF fluxes 2 to 8 % below them, with smaller errors."""
+    """Aperture and matched fluxes as the catalogue's within 4 %, PSF fluxes 2 to 8 % below, with smaller errors."""
     found = []
     for row in real_build.rows("star"):
         sequence = real_build.dataset.sequence(row)
@@ -100,13 +101,35 @@ def test_forced_photometry_of_stars(real_build: RealBuild, band: str) -> None:
         truth = real_build.known[row.object_id].flux_nmgy[BANDS.index(band)]
         use = (sequence.band_id == BAND_ID[band]) & (measured.flags_M == 0) & (truth > 6)
         aperture, psf = measured.aperture_flux_M[use], measured.psf_flux_M[use]
-        errors = measured.psf_error_M[use] / measured.aperture_error_M[use]
-        found.append(np.stack([aperture / truth, psf / aperture, errors]))
-    on_catalogue, psf_on_aperture, errors = np.median(np.concatenate(found, axis=1), axis=1)
-    print(f"{band} aperture / catalogue {on_catalogue:.3f}, PSF / aperture {psf_on_aperture:.3f}, errors {errors:.2f}")
+        matched = measured.matched_flux_M[use]
+        errors = [measured.psf_error_M[use], measured.matched_error_M[use]] / measured.aperture_error_M[use]
+        found.append(np.stack([aperture / truth, matched / truth, psf / aperture, *errors]))
+    on_catalogue, matched, psf_on_aperture, *errors = np.nanmedian(np.concatenate(found, axis=1), axis=1)
+    print(
+        f"{band} aperture / catalogue {on_catalogue:.3f}, matched {matched:.3f}, PSF / aperture {psf_on_aperture:.3f}"
+    )
+    print(f"{band} errors over the aperture's: PSF {errors[0]:.2f}, matched {errors[1]:.2f}")
     assert on_catalogue == pytest.approx(1, abs=0.04)
+    assert matched == pytest.approx(1, abs=0.04)
     assert 0.92 < psf_on_aperture < 0.98
-    assert 0.4 < errors < 0.85
+    assert max(errors) < 0.85
+    assert min(errors) > 0.4
+
+
+def test_galaxies_are_extended_and_stars_are_not(real_build: RealBuild) -> None:
+    """In g, r and i, of objects that are bright enough to tell: nine of ten, and at most one of a hundred."""
+    extended = {}
+    for kind in ("star", "galaxy"):
+        found = []
+        for row in real_build.rows(kind):
+            sequence = real_build.dataset.sequence(row)
+            measured = forced_photometry(sequence)
+            use = np.isin(sequence.band_id, [2, 3, 4]) & (measured.aperture_flux_M > 20 * measured.aperture_error_M)
+            found.append((measured.flags_M[use] & PhotometryFlag.EXTENDED) > 0)
+        extended[kind] = np.concatenate(found)
+        print(f"{kind}: {extended[kind].mean():.3f} of {len(extended[kind])} images are flagged EXTENDED")
+    assert extended["star"].mean() < 0.01
+    assert extended["galaxy"].mean() > 0.9
 
 
 @pytest.mark.parametrize("band", ["g", "r", "i", "z"])
