@@ -242,10 +242,10 @@ class Dataset:
         DatasetError
             It is missing or damaged, or not the one that was published.
         """
-        self.check(file)
+        self.check_files(file)
         return read_table(self.path / file)
 
-    def check(self, *files: str) -> None:
+    def check_files(self, *files: str) -> None:
         """Be sure that files are the published ones, as far as the version says (raises as `table`)."""
         _check_published(self.path, self.info, *files)
 

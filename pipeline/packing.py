@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,6 +55,8 @@ from pipeline.sequences import COLUMNS
 LOG: Final = logging.getLogger(__name__)
 BLOCK_BYTES: Final = 64 * 2**20
 """Of images in one block, about."""
+PART: Final = ".*.part"
+"""What `atomic` leaves of a file at which the process was killed."""
 MAX_WORKERS: Final = 8
 """More threads than that wait for each other; each holds a block in memory."""
 
@@ -176,8 +179,9 @@ class _Site:
 
     def _check_is_ours(self) -> None:
         """Be sure that `out`, which is no whole pack, is what is left of the one that is wanted, and nothing else."""
-        names = {path.name for path in self.out.iterdir()} if self.out.is_dir() else {""}
-        if strange := names - files_of_packs():
+        is_folder = self.out.is_dir() and not self.out.is_symlink()
+        names = {path.name for path in self.out.iterdir()} if is_folder else {""}
+        if strange := {name for name in names - files_of_packs() if not fnmatch(name, PART)}:
             raise PackError(
                 f"{self.out} is there, and {min(strange) or 'it'} is no file of a pack: choose another folder, or move "
                 "that away"
@@ -207,6 +211,8 @@ class _Site:
     def prepare(self) -> None:
         """Make room for all arrays, unless an earlier run of the same has."""
         if self._is_prepared():
+            for leftover in self.folder.glob(PART):
+                leftover.unlink()
             return
         self.journal.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)

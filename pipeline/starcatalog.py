@@ -47,7 +47,7 @@ def write_catalogue(dataset: Dataset, out: Path) -> int:
     """
     check_output(out)
     files = sorted((dataset.path / CELLS_FOLDER).glob("*.stars.parquet"))
-    dataset.check(*(file.relative_to(dataset.path).as_posix() for file in files))
+    dataset.check_files(*(file.relative_to(dataset.path).as_posix() for file in files))
     stars = merge([_read(file) for file in files]) if files else None
     if stars is None or not len(stars.positions):
         raise DatasetError(

@@ -170,7 +170,7 @@ class _Witnesses:
         """Those of a version; None where its manifest cannot be read."""
         of_objects = {row.file: row.sha256 for row in dataset.objects} if dataset else None
         # Not by what dataset.json says of its version alone, which a flipped bit changes.
-        if dataset and of_objects and dataset.info.schema_version < 3 and not (folder / SUMS_FILE).exists():
+        if dataset and of_objects is not None and dataset.info.schema_version < 3 and not (folder / SUMS_FILE).exists():
             return cls(folder, of_objects | dataset.info.tables, None, None, has_list=False)
         listed = read_sums(folder)
         described = _described(folder, listed.get(CROISSANT_FILE))

@@ -14,6 +14,7 @@ from pipeline.catalog import Catalog, read_catalog
 from pipeline.classmap import read_class_map
 from pipeline.errors import ConfigError
 from pipeline.listfile import list_writer, write_list
+from pipeline.outputs import check_output
 from pipeline.selection import NOT_SELECTED, UNKNOWN
 from pipeline.survey import CatalogConfig, CatalogSelection, load_survey
 from pipeline.validation import explain
@@ -107,6 +108,7 @@ def select(
 ) -> None:
     """Write the objects of PATH that pass every cut to a list that `s82 build` and `s82 catalog` read."""
     list_writer(out)  # say what is wrong with the name before reading anything
+    check_output(out)
     seasons = load_survey(survey).selection.seasons if survey else ()
     if cuts["seasons"] and not survey:
         raise ConfigError("--season needs --survey NAME: the survey says which objects are of which season")

@@ -9,6 +9,7 @@ import click
 
 from pipeline.build import Build, open_archive, prepare
 from pipeline.costs import PlanSummary, large_transfer_advice
+from pipeline.outputs import check_output
 from pipeline.planfile import objects_left_out, write_plan
 from pipeline.survey import load_survey
 from s82.output import as_json, root_option, show
@@ -30,6 +31,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Say and write what a build would fetch and need; nothing is fetched but the object list and the index."""
+    if out:
+        check_output(out)
     resolved = load_survey(survey).with_root(archive_root)
     with open_archive(resolved, Path(root)) as archive:
         build = prepare(resolved, Path(root), archive, refresh_index=refresh_index)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.outputs import check_output
 from pipeline.survey import load_survey
 from s82.output import as_json, show
 
@@ -32,6 +33,7 @@ def command(
 
     With --sequences: the benchmark survey as a dataset to train on, OUT/datasets/benchmark, and its truth.
     """
+    check_output(out)
     if sequences:
         _simulate_sequences(out, survey or "benchmark", objects, nights, workers, as_json=as_json)
         return

@@ -50,6 +50,9 @@ WORDS = (
     ("report", "first", "--pages", "first/pages"),
     ("report", "first", "--pages", "link"),
     ("train", "first", "second/run"),
+    ("catalog", "select", "list.csv", "--out", "second/manifest.parquet"),
+    ("plan", "--out", "second"),
+    ("simulate", "history"),
 )
 
 

@@ -253,6 +253,14 @@ def test_a_finished_block_that_lost_its_bytes_in_a_power_cut_is_packed_again(dat
     assert bytes_of(pack.path) == bytes_of(pack_dataset(dataset, dataset.parent / "other").path)
 
 
+def test_what_a_kill_left_of_a_file_does_not_come_into_the_pack(dataset: Path, stopped: list[str]) -> None:
+    site = pack_dir(dataset, "float16")
+    site.with_name(f".{site.name}.packing").joinpath(".objects.parquet.x.part").write_bytes(b"PAR1")
+    assert verify_pack(pack_dataset(dataset).path) == []
+    (site / ".pack.json.x.part").touch()  # as such a kill left it there once
+    assert verify_pack(pack_dataset(dataset).path) == []
+
+
 @pytest.mark.parametrize("tail", [b'{"first_object": 99', b"\xff\xfe\n", b"{}\n"])
 def test_a_torn_or_damaged_journal_costs_its_line_at_most(dataset: Path, stopped: list[str], tail: bytes) -> None:
     site = pack_dir(dataset, "float16")
