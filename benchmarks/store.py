@@ -9,7 +9,7 @@ packing      a dataset into one array, checked and hashed, against a plain h5py 
 refresh      one cell in a hundred was observed once more: the next version, against building all. No frame is cut in
              this benchmark; what cutting costs is measured with one frame and projected on the cells that are built,
              fetching left out (`nightly.py` refreshes with everything, over HTTP)
-growth       three sizes from nothing to the page, each in a process of its own with its peak memory
+growth       three sizes from nothing to the pages, each in a process of its own with its peak memory
 
 Objects are synthetic (`benchmarks/support/synthetic.py`). Ways that are compared take turns in one process; a ratio is
 the median of the ratios of single turns. Files are warm in the system's cache.
@@ -352,7 +352,7 @@ def show_refresh(result: Mapping[str, float]) -> None:
 
 def show_growth(result: Mapping[str, float], sizes: Sequence[int]) -> None:
     """Three sizes."""
-    print("\nfrom nothing to the page, s (µs per image)")
+    print("\nfrom nothing to the pages, s (µs per image)")
     print(f"{'objects':<28}" + "".join(f"{n:>18,}" for n in sizes))
     for stage in STAGES:
         cells = [(result[f"growth_{n}_objects_{stage}_s"], n) for n in sizes]

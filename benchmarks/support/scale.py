@@ -1,4 +1,4 @@
-"""One synthetic dataset from nothing to its page, in a process of its own: seconds and peak memory of each stage.
+"""One synthetic dataset from nothing to its pages, in a process of its own: seconds and peak memory of each stage.
 
 A command, `python -m benchmarks.support.scale ROOT OBJECTS`, so that one size does not count towards the memory of
 another. Prints JSON.
@@ -18,7 +18,7 @@ from benchmarks.support.synthetic import Sky, build_cell, plan_build
 from pipeline.pack import verify_pack
 from pipeline.packing import pack_dataset
 from pipeline.publish import publish
-from pipeline.report.page import write_report
+from pipeline.report.pages import write_pages
 from pipeline.verify import verify_dataset
 
 
@@ -40,7 +40,7 @@ def measure(root: Path, n_objects: int) -> dict[str, float]:
     assert stage("verify", lambda: verify_dataset(dataset.path)) == []
     pack = stage("pack", lambda: pack_dataset(dataset.path))
     assert stage("verify_pack", lambda: verify_pack(pack.path)) == []
-    stage("report", lambda: write_report(root / "report.html", dataset.path))
+    stage("report", lambda: write_pages(root / "report", dataset.path))
     result["dataset_gb"] = sum(file.stat().st_size for file in dataset.path.rglob("*") if file.is_file()) / 1e9
     result["pack_gb"] = pack.n_bytes / 1e9
     return result

@@ -25,6 +25,7 @@ from pipeline.costs import summarise
 from pipeline.manifest import Dataset
 from pipeline.naming import CELLS_FOLDER, frame_path, sequence_path
 from pipeline.objectrow import manifest_row, pixel_moments
+from pipeline.pixelcheck import PixelCheck
 from pipeline.plan import Cell, Exposure, Plan, Visit
 from pipeline.publish import publish
 from pipeline.schema import COLUMNS, MaskBit
@@ -180,17 +181,20 @@ def _target(number: int) -> Target:
 def build_cell(build: Build, cell: Cell, sky: Sky) -> CellResult:
     """What `pipeline.cells.build_cell` leaves, with thumbnails that were not cut: files, and the done-marker."""
     exposures = [visit.exposure for visit in cell.visits]
-    rows, moments = [], {}
+    rows, moments, pixels = [], {}, PixelCheck()
     for target in cell.targets:
         sequence = sky.sequence(target, exposures)
         sha256 = write_sequence(build.building / sequence_path(target.object_id), sequence)
         rows.append(manifest_row(sequence, sha256, cell.cell_id))
         moments[target.object_id] = pixel_moments(sequence, BANDS)
+        pixels.add(sequence)
+    frames = [_frame_row(exposure, band, cell) for exposure in exposures for band in BANDS]
     result = CellResult(
         cell_id=cell.cell_id,
         input_hash=cell.input_hash(build.survey),
         objects=tuple(rows),
-        frames=tuple(_frame_row(exposure, band, len(rows)) for exposure in exposures for band in BANDS),
+        recipe=cell.recipe(build.survey),
+        frames=tuple(row | pixels.columns(row["sha256"]) for row in frames),
         skips=(),
         moments=moments,
     )
@@ -198,7 +202,7 @@ def build_cell(build: Build, cell: Cell, sky: Sky) -> CellResult:
     return result
 
 
-def _frame_row(exposure: Exposure, band: Any, n_thumbnails: int) -> dict[str, Any]:
+def _frame_row(exposure: Exposure, band: Any, cell: Cell) -> dict[str, Any]:
     return {
         "archive": exposure.archive,
         "run": exposure.run,
@@ -211,7 +215,8 @@ def _frame_row(exposure: Exposure, band: Any, n_thumbnails: int) -> dict[str, An
         "calibration_sha256": _sha256(exposure, "calibration"),
         "mask_sha256": "",
         "bytes": 3_500_000,
-        "n_thumbnails": n_thumbnails,
+        "n_thumbnails": len(cell.targets),
+        "first_object": cell.targets[0].object_id,
         "n_partly_covered": 0,
         "psf_fwhm_arcsec": 1.4,
         "sky_nmgy_arcsec2": 5.0,
