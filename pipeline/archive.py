@@ -21,8 +21,8 @@ import httpx
 from pipeline.cache import Cache
 from pipeline.errors import ArchiveError, ChangedUpstream, NotInArchive
 from pipeline.ledger import Key, Ledger, Origin, Rate
-from pipeline.manifest import file_sha256
 from pipeline.mirrors import Mirrors, Patience, Wanted
+from pipeline.sums import file_sha256
 from pipeline.survey import ArchiveConfig, CacheConfig
 from pipeline.transfer import Check, NotModified, Terms, anything, check_magic, file_url, full_url
 

@@ -22,9 +22,9 @@ from filelock import FileLock, Timeout
 from pipeline.atomic import sync_dir
 from pipeline.errors import ArchiveError
 from pipeline.ledger import Key, Ledger, Origin
-from pipeline.manifest import file_sha256
 from pipeline.naming import LEDGER_FILE
 from pipeline.partial import Part
+from pipeline.sums import file_sha256
 
 N_LOCKS: Final = 1024
 PARTS: Final = ".parts"

@@ -13,8 +13,8 @@ from pipeline.cache import LOCKS, PARTS
 from pipeline.errors import ArchiveError, FrameError
 from pipeline.identity import check_file
 from pipeline.ledger import Key, Ledger, Origin
-from pipeline.manifest import file_sha256
 from pipeline.naming import LEDGER_FILE
+from pipeline.sums import file_sha256
 
 
 @dataclass(frozen=True, slots=True)

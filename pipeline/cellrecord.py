@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.archive import Archive
 from pipeline.errors import ConfigError
-from pipeline.manifest import file_sha256
 from pipeline.naming import CELLS_FOLDER, sequence_path
 from pipeline.plan import Cell
 from pipeline.sources import came_since, changed_sources, sources_of
+from pipeline.sums import file_sha256
 from pipeline.survey import SurveyConfig
 
 

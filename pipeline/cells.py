@@ -39,7 +39,7 @@ from pipeline.fetching import Outcome, Source, cut_frames, uses
 from pipeline.finished import FinishedFrame, finish
 from pipeline.inthreads import OutOfTime
 from pipeline.kept import keepable, read_kept, stand_ins
-from pipeline.manifest import Skip, file_sha256
+from pipeline.manifest import Skip
 from pipeline.naming import LOCKS_FOLDER, sequence_path
 from pipeline.objectrow import manifest_row, pixel_moments
 from pipeline.pixelcheck import PixelCheck
@@ -47,6 +47,7 @@ from pipeline.plan import Cell
 from pipeline.sequences import COLUMNS, Sequence, write_sequence
 from pipeline.standards import write_standards
 from pipeline.starphot import Positions
+from pipeline.sums import file_sha256
 from pipeline.survey import SurveyConfig
 from pipeline.thumbnails import target_wcs_header
 from pipeline.version import PIPELINE_VERSION

@@ -11,10 +11,11 @@ from pipeline.bands import BAND_ID
 from pipeline.cellrecord import CellResult
 from pipeline.errors import SequenceError
 from pipeline.finished import FinishedFrame, summary_of
-from pipeline.manifest import Skip, file_sha256
+from pipeline.manifest import Skip
 from pipeline.plan import Cell, Visit
 from pipeline.sequences import COLUMNS, open_sequence
 from pipeline.sources import BAD_ZEROPOINT, LOW_COVERAGE
+from pipeline.sums import file_sha256
 
 Row = dict[str, Any]
 FrameKey = tuple[int, ...]

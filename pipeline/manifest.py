@@ -37,7 +37,6 @@ from pipeline.naming import (
 from pipeline.sequences import SCHEMA_VERSION, Sequence, parse_sequence, read_content
 from pipeline.statistics import FoldStatistics
 from pipeline.sums import check_listed, check_sha256
-from pipeline.sums import file_sha256 as file_sha256
 from pipeline.validation import explain
 
 _MANIFEST_COLUMNS: Final = pa.schema(

@@ -28,9 +28,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.bands import BAND_ID, BANDS
 from pipeline.errors import PackError
-from pipeline.manifest import Dataset, file_sha256
+from pipeline.manifest import Dataset
 from pipeline.naming import PACK_FILE, PACK_OBJECTS_FILE, SUMS_FILE, pack_dir
 from pipeline.schema import MAX_SIZE
+from pipeline.sums import file_sha256
 from pipeline.validation import explain
 
 PixelType = Literal["float16", "float32"]

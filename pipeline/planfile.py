@@ -21,9 +21,9 @@ from pipeline.atomic import replacing, write_text
 from pipeline.build import Build
 from pipeline.costs import FRAME_MB, NOTHING_HELD, Held, PlanSummary
 from pipeline.errors import ConfigError, DatasetError
-from pipeline.manifest import file_sha256
 from pipeline.naming import FRAMES_FILE, PLAN_FILE, frame_path, plans_dir
 from pipeline.plan import Cell, Exposure
+from pipeline.sums import file_sha256
 from pipeline.survey import SurveyConfig
 from pipeline.version import software_versions
 

@@ -30,7 +30,6 @@ from pipeline.manifest import (
     DatasetInfo,
     Skip,
     content_hash,
-    file_sha256,
     open_dataset,
     write_info,
     write_table,
@@ -50,7 +49,7 @@ from pipeline.reuse import share_equal_files
 from pipeline.sources import sources_of, sources_sha256
 from pipeline.splits import NO_FOLD, NO_STEP, assign_folds, assign_steps, duplicate_groups
 from pipeline.statistics import band_statistics
-from pipeline.sums import files_below, write_sums
+from pipeline.sums import file_sha256, files_below, write_sums
 from pipeline.transfer import file_url
 from pipeline.verify import verify_dataset
 from pipeline.version import installed_packages, software_versions

@@ -15,9 +15,9 @@ from pipeline.atomic import write_text
 from pipeline.catalog import Target
 from pipeline.cellrecord import CellResult, marker_file
 from pipeline.errors import SequenceError
-from pipeline.manifest import file_sha256
 from pipeline.plan import Cell
 from pipeline.sequences import open_sequence, write_sequence
+from pipeline.sums import file_sha256
 
 
 def as_labelled_in(marker: CellResult, cell: Cell) -> Cell:

@@ -18,11 +18,11 @@ from pipeline.atomic import make_folder, replacing, storing, sync_dir
 from pipeline.build import Build
 from pipeline.cellrecord import CellResult, cell_files, claims_done, marker_file, read_marker, why_not_done
 from pipeline.errors import DatasetError, NewerSchema, SequenceError
-from pipeline.manifest import Dataset, file_sha256, open_dataset
+from pipeline.manifest import Dataset, open_dataset
 from pipeline.naming import DATASET_FILE, FRAMES_FILE, MANIFEST_FILE, SKIPS_FILE
 from pipeline.plan import Cell
 from pipeline.relabel import as_labelled_in, relabel_cell
-from pipeline.sums import check_listed, read_sums
+from pipeline.sums import check_listed, file_sha256, read_sums
 from pipeline.versions import Version, newest, versions
 
 LOG: Final = logging.getLogger(__name__)

@@ -28,8 +28,8 @@ from pipeline.errors import ArchiveError, BadPayload, ChangedUpstream, FrameErro
 from pipeline.hosts import PausePolicy
 from pipeline.identity import check_file
 from pipeline.ledger import Key
-from pipeline.manifest import file_sha256
 from pipeline.simulate.server import OUTAGE_PAGE, ArchiveServer, Fault
+from pipeline.sums import file_sha256
 from pipeline.survey import ArchiveConfig, CacheConfig
 
 PATH = "imaging/5582/40/corr/4/fpC-005582-r4-0153.fit.gz"

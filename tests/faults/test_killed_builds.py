@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.manifest import file_sha256, open_dataset
+from pipeline.manifest import open_dataset
 from pipeline.naming import LEDGER_FILE
 from pipeline.simulate.server import ArchiveServer
-from pipeline.sums import files_below
+from pipeline.sums import file_sha256, files_below
 from pipeline.survey import CalibrationConfig
 from pipeline.verify import verify_dataset
 from pipeline.versions import versions

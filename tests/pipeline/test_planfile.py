@@ -14,10 +14,11 @@ from pipeline.build import Build
 from pipeline.catalog import Catalog
 from pipeline.costs import FRAME_MB, summarise
 from pipeline.errors import DatasetError, StorageError
-from pipeline.manifest import Skip, file_sha256
+from pipeline.manifest import Skip
 from pipeline.naming import frame_path, parse_frame_file
 from pipeline.plan import Plan
 from pipeline.planfile import PLAN_SCHEMA, read_plan, write_plan
+from pipeline.sums import file_sha256
 from tests.pipeline.plans import PLAN, cell, das, sas, survey
 
 

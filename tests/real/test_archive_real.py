@@ -11,11 +11,11 @@ import pytest
 from pipeline.archive import Archive
 from pipeline.build import open_archive, prepare
 from pipeline.errors import BadPayload
-from pipeline.manifest import file_sha256
 from pipeline.naming import FrameId, frame_path, parse_archive_name, photofield_path, tsfield_path
 from pipeline.realsample import write_real_sample
 from pipeline.simulate.faults import Fault
 from pipeline.simulate.server import ArchiveServer
+from pipeline.sums import file_sha256
 from pipeline.survey import ArchiveConfig, load_survey
 
 pytestmark = pytest.mark.real

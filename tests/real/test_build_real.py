@@ -15,11 +15,11 @@ from pipeline.astrometry import AsTrans
 from pipeline.bands import BAND_ID, BANDS
 from pipeline.forced import forced_photometry
 from pipeline.lightcurves import PhotometryFlag
-from pipeline.manifest import file_sha256
 from pipeline.naming import FRAMES_FILE, SKIPS_FILE
 from pipeline.photometry import aperture_fluxes
 from pipeline.robust import robust_mean
 from pipeline.sequences import COLUMNS, MaskBit, Sequence
+from pipeline.sums import file_sha256
 from pipeline.verify import verify_dataset
 from pipeline.zeropoints import ZeropointFlag
 from tests.real.conftest import RealBuild
