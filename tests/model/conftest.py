@@ -15,13 +15,13 @@ from pipeline.manifest import (
     DatasetInfo,
     ObjectRow,
     content_hash,
-    file_sha256,
     write_info,
     write_table,
 )
 from pipeline.naming import MANIFEST_FILE, sequence_path
 from pipeline.sequences import MaskBit, Sequence, write_sequence
 from pipeline.splits import assign_folds
+from pipeline.sums import file_sha256
 
 SIZE = 32
 DATASET_ID = "synthetic-0123456789ab"

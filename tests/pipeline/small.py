@@ -16,7 +16,6 @@ from pipeline.manifest import (
     Dataset,
     DatasetInfo,
     content_hash,
-    file_sha256,
     open_dataset,
     read_info,
     read_table,
@@ -25,6 +24,7 @@ from pipeline.manifest import (
 )
 from pipeline.naming import FRAMES_FILE, MANIFEST_FILE, SKIPS_FILE, sequence_path
 from pipeline.sequences import Sequence, write_sequence
+from pipeline.sums import file_sha256
 from pipeline.survey import load_survey
 from tests.pipeline.test_sequences import make_sequence
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.archive import Fetched
@@ -73,13 +73,19 @@ def real_path(real_data: Path, band: str) -> Path:
 
 
 @settings(max_examples=30, deadline=None)
+@example(level=1, seed=0, share=0.0, size=199_963)
 @given(level=st.integers(1, 9), seed=st.integers(0, 99), share=st.floats(0, 1), size=st.integers(1, 450_000))
 def test_blocks_side_by_side_are_the_whole(level: int, seed: int, share: float, size: int) -> None:
-    """Whatever the bytes, from noise to one long run."""
+    """Whatever the bytes, from noise to one long run; of which a block may hold so much that it is left in doubt."""
     rng = np.random.default_rng(seed)
     content = (rng.integers(0, 256, size, dtype=np.uint8) * (rng.random(size) < share)).tobytes()
     stream = find_blocks(bz2.compress(content, level))
-    assert b"".join(stream.block(number) for number in range(stream.n_blocks)) == content
+    try:
+        blocks = [stream.block(number) for number in range(stream.n_blocks)]
+    except InDoubt:
+        assert size > 2 * stream.full_bytes
+    else:
+        assert b"".join(blocks) == content
 
 
 @settings(max_examples=30, deadline=None)

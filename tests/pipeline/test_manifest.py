@@ -23,7 +23,6 @@ from pipeline.manifest import (
     SKIPS_SCHEMA,
     DatasetInfo,
     content_hash,
-    file_sha256,
     open_dataset,
     write_info,
     write_table,
@@ -39,7 +38,7 @@ from pipeline.naming import (
     sequence_path,
 )
 from pipeline.sequences import write_sequence
-from pipeline.sums import read_sums, write_sums
+from pipeline.sums import file_sha256, read_sums, write_sums
 from pipeline.verify import verify, verify_dataset
 from tests.pipeline.test_sequences import make_sequence
 

@@ -27,7 +27,6 @@ from pipeline.manifest import (
     DatasetInfo,
     ObjectRow,
     content_hash,
-    file_sha256,
     open_dataset,
     write_info,
     write_table,
@@ -36,6 +35,7 @@ from pipeline.naming import MANIFEST_FILE, PACK_FILE, PACK_OBJECTS_FILE, SUMS_FI
 from pipeline.pack import band_moments, find_pack, open_pack, stored, verify_pack
 from pipeline.packing import pack_dataset
 from pipeline.sequences import write_sequence
+from pipeline.sums import file_sha256
 from pipeline.versions import versions
 from tests.pipeline.test_sequences import make_sequence
 

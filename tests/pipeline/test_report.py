@@ -26,7 +26,6 @@ from pipeline.manifest import (
     SKIPS_SCHEMA,
     DatasetInfo,
     content_hash,
-    file_sha256,
     open_dataset,
     write_info,
     write_table,
@@ -39,6 +38,7 @@ from pipeline.report.timeaxis import LONG_GAP_D, TimeAxis, calendar_date
 from pipeline.report.training import read_run
 from pipeline.report.truth import compare, read_truth, true_flux
 from pipeline.sequences import COLUMNS, MaskBit, Sequence, write_sequence
+from pipeline.sums import file_sha256
 from pipeline.versions import write_record
 
 SIZE, SCALE, FWHM = 24, 0.396, 1.3
