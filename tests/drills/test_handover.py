@@ -15,6 +15,7 @@ import pytest
 
 from pipeline.manifest import open_dataset
 from pipeline.simulate.server import ArchiveServer, Fault
+from pipeline.sums import write_sums
 from tests.drills.deployments import begin_run, deploy, end_of, runs_of, small_deployments
 from tests.drills.processes import Started, wait_for
 from tests.drills.server import drill_folder
@@ -98,6 +99,7 @@ def another_version(version: Path, name: str) -> Path:
     file = copy / "dataset.json"
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | {"dataset_id": f"{content['survey']['name']}-{name}"}))
+    write_sums(copy, {})
     assert open_dataset(copy).info.dataset_id.endswith(name)
     return copy
 
