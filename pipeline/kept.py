@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from pipeline.archive import Archive
 from pipeline.bands import BANDS
@@ -19,12 +19,14 @@ from pipeline.earlier import EarlierCell, Row
 from pipeline.finished import FinishedFrame
 from pipeline.manifest import NO_MASK, VANISHED, Skip
 from pipeline.plan import Cell, Exposure
-from pipeline.sources import changed_sources, sources_of
+from pipeline.sources import BAD_PAYLOAD, NOT_IN_ARCHIVE, changed_sources, sources_of
 from pipeline.survey import SurveyConfig
 
 Kept = Mapping[Exposure, tuple[FinishedFrame, ...]]
 Keepable = Mapping[Exposure, tuple[Row, ...]]
 """Exposures and their rows in frames.parquet."""
+_LOST: Final = (NOT_IN_ARCHIVE, BAD_PAYLOAD, NO_MASK)
+"""Reasons of skips of what an archive does not have; a corrupt file it has."""
 
 
 def keepable(earlier: EarlierCell, cell: Cell, recipe: str, survey: SurveyConfig, archive: Archive) -> Keepable:
@@ -88,7 +90,7 @@ def stand_ins(
     """
     if earlier.marker.recipe != recipe:
         return {}
-    why = {skip.frame: skip for skip in lost}
+    why = {skip.frame: skip for skip in lost if skip.reason in _LOST}
     rows = {(*_exposure_key(row), row["band"]): row for row in earlier.marker.frames}
     in_place, found = earlier.in_place(cell), {}
     for visit in cell.visits:
