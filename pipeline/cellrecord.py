@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.archive import Archive
 from pipeline.errors import ConfigError
+from pipeline.manifest import VANISHED
 from pipeline.naming import CELLS_FOLDER, sequence_path
 from pipeline.plan import Cell
-from pipeline.sources import came_since, changed_sources, sources_of
+from pipeline.sources import came_since, changed_sources, frame_of, sources_of
 from pipeline.sums import file_sha256
 from pipeline.survey import SurveyConfig
 
@@ -73,7 +74,10 @@ def why_not_done(
         return "new"
     if result.input_hash != cell.input_hash(survey, standards_sha256):
         return "objects, exposures or configuration changed"
-    if changed := changed_sources(sources_of(result.frames, survey), archive):
+    # What an archive has lost stays as it was, whatever has become of its other files; `came_since` asks for it.
+    vanished = {skip["frame"] for skip in result.skips if skip["reason"] == VANISHED}
+    there = [row for row in result.frames if not vanished or str(frame_of(row, survey)) not in vanished]
+    if changed := changed_sources(sources_of(there, survey), archive):
         return f"{min(changed).path} changed upstream"
     if frame := came_since(result.skips, cell, survey, archive):
         return f"frame {frame} was missing and is there now"

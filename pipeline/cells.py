@@ -154,8 +154,8 @@ def _build(
             if progress:
                 progress(CellProgress(cell.cell_id, harvest.done, total, harvest.bytes_fetched, harvest.thumbnails))
     _check_archives(cell, survey, harvest, archive)
-    sha256_of = {str(cut.frame): cut.row["sha256"] for cut in harvest.cuts}
-    instead = stand_ins(earlier, rest, recipe, harvest.skips, sha256_of) if earlier else {}
+    rows = {str(cut.frame): cut.row for cut in harvest.cuts}
+    instead = stand_ins(earlier, rest, recipe, harvest.skips, rows) if earlier else {}
     cuts = [cut for cut in harvest.cuts if str(cut.frame) not in instead]
     skips = [skip for skip in harvest.skips if skip.frame not in instead]
     judged, standards_sha256 = _judge(check, stars, survey, cuts, standards_file(dataset, cell.cell_id))

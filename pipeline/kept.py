@@ -75,7 +75,7 @@ def read_kept(earlier: EarlierCell, cell: Cell, exposures: Keepable) -> Kept:
 
 
 def stand_ins(
-    earlier: EarlierCell, cell: Cell, recipe: str, lost: Iterable[Skip], sha256_of: Mapping[str, str]
+    earlier: EarlierCell, cell: Cell, recipe: str, lost: Iterable[Skip], cut: Mapping[str, Row]
 ) -> dict[str, FinishedFrame]:
     """Frames that were cut when their archive still had them, or their masks: by name, as they were then.
 
@@ -85,8 +85,8 @@ def stand_ins(
         Of the cell, as it is to be built.
     lost
         Skips of frames that could not be had, or only without a mask.
-    sha256_of
-        Of the frames that were cut, by name.
+    cut
+        Rows of the frames that were cut now, by name.
     """
     if earlier.marker.recipe != recipe:
         return {}
@@ -100,7 +100,7 @@ def stand_ins(
         for band in BANDS:
             name = str(one.frame(band))
             row = rows.get((one.archive, one.run, one.rerun, one.camcol, one.field, band))
-            if name not in why or row is None or not _serves(row, why[name], sha256_of.get(name)):
+            if name not in why or row is None or not _serves(row, why[name], cut.get(name)):
                 continue
             if (frame := earlier.frame(row, visit)) is not None:
                 note = Skip(VANISHED, f"as it was cut before: {why[name].detail}", frame=name)
@@ -108,6 +108,9 @@ def stand_ins(
     return found
 
 
-def _serves(row: Row, skip: Skip, sha256: str | None) -> bool:
+def _serves(row: Row, skip: Skip, now: Row | None) -> bool:
     """Whether a frame was better off then: it was there, or the very same with a mask."""
-    return skip.reason != NO_MASK or (row["sha256"] == sha256 and bool(row["mask_sha256"]))
+    if skip.reason != NO_MASK:
+        return True
+    same = now is not None and all(row[name] == now[name] for name in ("sha256", "calibration_sha256"))
+    return same and bool(row["mask_sha256"])

@@ -35,11 +35,16 @@ class SourceFile:
     sha256: str
 
 
+def frame_of(row: Mapping[str, Any], survey: SurveyConfig) -> FrameId:
+    """The frame that a row of frames.parquet is about."""
+    layout = survey.archive(row["archive"]).layout
+    return FrameId(layout, *(row[key] for key in ("run", "rerun", "camcol", "field", "band")))
+
+
 def sources_of(frames: Iterable[Mapping[str, Any]], survey: SurveyConfig) -> Iterator[SourceFile]:
     """Image, calibration table and, where there was one, mask planes behind each row of frames.parquet."""
     for row in frames:
-        config = survey.archive(row["archive"])
-        frame = FrameId(config.layout, *(row[key] for key in ("run", "rerun", "camcol", "field", "band")))
+        config, frame = survey.archive(row["archive"]), frame_of(row, survey)
         yield SourceFile(row["archive"], row["path"], row["sha256"])
         if row.get("calibration_sha256"):  # before schema version 3 nothing was said of it
             yield SourceFile(

@@ -26,6 +26,7 @@ from pipeline.standards import Standards, flat_arcsec, merge_positions
 from pipeline.starphot import Positions
 
 Floats = NDArray[np.float64]
+LEAST_ERROR_MAG: Final = 1e-4
 PLACE: Final = ".7f"
 MAGNITUDE: Final = ".4f"
 
@@ -69,7 +70,7 @@ def merge(found: Sequence[Standards]) -> Standards:
             continue
         _, star_N = places.query(flat_arcsec(one.positions.ra_deg_S, one.positions.dec_deg_S))
         known_N5 = np.isfinite(one.flux_nmgy_S5)
-        weight_N5 = np.where(known_N5, one.error_mag_S5, np.inf) ** -2.0
+        weight_N5 = np.where(known_N5, np.maximum(one.error_mag_S5, LEAST_ERROR_MAG), np.inf) ** -2.0
         magnitude_N5 = -2.5 * np.log10(np.where(known_N5, one.flux_nmgy_S5, 1.0))
         np.add.at(weight_S5, star_N, weight_N5)
         np.add.at(sum_S5, star_N, weight_N5 * magnitude_N5)

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from astropy.io import fits
 
 from pipeline.archive import Archive
 from pipeline.build import prepare
@@ -39,6 +40,7 @@ MASTER = "sas/dr10/boss/papers/supernova/sdsssn_master.dat2"
 FIELDS = "stripe82/Field.csv"
 NEWEST = "5713"
 MASK = "das/imaging/5582/40/objcs/4/fpM-005582-r4-0153.fit"
+TABLE = "das/imaging/5582/40/calibChunks/4/tsField-005582-4-40-0153.fit"
 FRAME = "das/imaging/5582/40/corr/4/fpC-005582-r4-0153.fit.gz"
 OTHER_FRAME = "das/imaging/5582/40/corr/4/fpC-005582-g4-0153.fit.gz"
 
@@ -403,13 +405,42 @@ def test_what_was_made_of_a_vanished_file_stays_when_its_cell_is_built_again(sit
         skips = [skip["frame"] for skip in second.table("skips.parquet").to_pylist() if skip["reason"] == "vanished"]
         assert skips == ["5582/40/4/153/r"]
         assert verify_dataset(second.path) == []
-        assert site.refresh(max_removed=0.1).path == second.path
+        assert site.refresh(cells := Cells(), max_removed=0.1).path == second.path
+        assert cells.cut == set()
     finally:
         lost.write_bytes(content)
     again = site.refresh()
     assert "vanished" not in again.table("skips.parquet")["reason"].to_pylist()
     master.write_text("".join(lines))
     assert site.refresh().path == first.path
+
+
+@pytest.mark.parametrize("what", ["frame", "mask"])
+def test_a_file_that_vanished_beside_one_that_changed_is_no_work_for_ever(site: Site, what: str) -> None:
+    """A frame that is there is calibrated as it is now, without a mask; one that is gone stays as it was."""
+    how = {"calibration": CalibrationConfig(reference="none")}
+    first = site.refresh(changes=how)
+    lost, table = site.archive / (FRAME if what == "frame" else MASK), site.archive / TABLE
+    kept = {file: file.read_bytes() for file in (lost, table)}
+    with fits.open(table, mode="update", output_verify="silentfix") as hdus:
+        hdus[1].data["aa"] -= 0.5
+    lost.unlink()
+    for file in (site.root / "cache").rglob("*005582*"):
+        file.unlink()
+    try:
+        second = site.refresh(changes=how, recheck=True)
+        rows = [
+            next(row for row in one.table("frames.parquet").to_pylist() if row["path"] == FRAME.removeprefix("das/"))
+            for one in (first, second)
+        ]
+        assert (rows[0]["calibration_sha256"] == rows[1]["calibration_sha256"]) == (what == "frame")
+        reasons = second.table("skips.parquet")["reason"].to_pylist()
+        assert ("vanished" in reasons, "no-mask" in reasons) == (what == "frame", what == "mask")
+        assert site.refresh(cells := Cells(), changes=how).path == second.path
+        assert cells.cut == set()
+    finally:
+        for file, content in kept.items():
+            file.write_bytes(content)
 
 
 def assert_same_records(one: Dataset, other: Dataset) -> None:
