@@ -13,9 +13,8 @@ from pipeline.errors import SequenceError
 from pipeline.finished import FinishedFrame, summary_of
 from pipeline.manifest import Skip
 from pipeline.plan import Cell, Visit
-from pipeline.sequences import COLUMNS, open_sequence
+from pipeline.sequences import COLUMNS, open_known
 from pipeline.sources import BAD_ZEROPOINT, LOW_COVERAGE
-from pipeline.sums import file_sha256
 
 Row = dict[str, Any]
 FrameKey = tuple[int, ...]
@@ -90,10 +89,8 @@ class EarlierCell:
 def _images(file: Path, sha256: str) -> dict[FrameKey, Row]:
     """Of a file that is still what it was."""
     try:
-        if file_sha256(file) != sha256:
-            return {}
-        sequence = open_sequence(file)
-    except (SequenceError, OSError):
+        sequence = open_known(file, sha256)
+    except SequenceError:
         return {}
     keys = zip(*(getattr(sequence, name).tolist() for name in (*_EXPOSURE, "band_id")), strict=True)
     return {key: {name: getattr(sequence, name)[m] for name in COLUMNS} for m, key in enumerate(keys)}

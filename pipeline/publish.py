@@ -233,7 +233,7 @@ def _earlier_splits(build: Build, parent: Dataset | None) -> dict[str, tuple[int
 
 
 def _earlier(build: Build) -> Iterator[Dataset]:
-    """The versions that can be read; without a damaged or vanished one, only objects that are nowhere else lose."""
+    """The versions that can be read; what is only in one that cannot be is dealt anew."""
     for version in versions(build.versions):
         try:
             if not version.problem:

@@ -14,10 +14,8 @@ from typing import Any
 from pipeline.atomic import write_text
 from pipeline.catalog import Target
 from pipeline.cellrecord import CellResult, marker_file
-from pipeline.errors import SequenceError
 from pipeline.plan import Cell
-from pipeline.sequences import open_sequence, write_sequence
-from pipeline.sums import file_sha256
+from pipeline.sequences import open_known, write_sequence
 
 
 def as_labelled_in(marker: CellResult, cell: Cell) -> Cell:
@@ -67,9 +65,7 @@ def relabel_cell(marker: CellResult, cell: Cell, input_hash: str, old: Path, new
 def _relabel(row: dict[str, Any], target: Target, old: Path, new: Path) -> dict[str, Any]:
     if _labels(row) == (target.class_name, target.confirmation):
         return row
-    file = old / row["file"]
-    if file_sha256(file) != row["sha256"]:
-        raise SequenceError(f"{file} does not have the sha256 of its cell's record")
-    sequence = replace(open_sequence(file), class_name=target.class_name, confirmation=target.confirmation)
+    sequence = open_known(old / row["file"], row["sha256"])
+    sequence = replace(sequence, class_name=target.class_name, confirmation=target.confirmation)
     sha256 = write_sequence(new / row["file"], sequence)
     return row | {"class_name": target.class_name, "confirmation": target.confirmation, "sha256": sha256}

@@ -8,6 +8,7 @@ Shapes: M images in time order, H × W pixels.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from dataclasses import dataclass
@@ -220,6 +221,20 @@ def open_sequence(path: str | os.PathLike[str]) -> Sequence:
     """
     path = Path(path)
     return parse_sequence(read_content(path), path)
+
+
+def open_known(path: Path, sha256: str) -> Sequence:
+    """As `open_sequence`, of a file that must have this sha256, which its very bytes are held against.
+
+    Raises
+    ------
+    SequenceError
+        As `open_sequence`, or it is another file.
+    """
+    content = read_content(path)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise SequenceError(f"{path} does not have the sha256 that it was written with")
+    return parse_sequence(content, path, whole=True)
 
 
 def parse_sequence(content: bytes, path: Path, *, whole: bool = False) -> Sequence:
